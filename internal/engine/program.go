@@ -1,0 +1,151 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+
+	"tailrace.dev/internal/task"
+	"tailrace.dev/state"
+)
+
+// Program is what the engine runs: the shape of a topology in plain data, and how to make its tasks. Package processor
+// makes it out of a typed topology.
+type Program struct {
+	// App is the application id: the group, and the prefix of internal topics. Validated by the caller.
+	App string
+	// Fingerprint identifies the shape of the topology (sub-topologies, their topics and stores).
+	Fingerprint string
+	// Subs are the sub-topologies, in a fixed order.
+	Subs []Sub
+	// NewTask makes the machine of a task over an opened backend whose rows are restored. The caller then calls
+	// Machine.Start.
+	NewTask func(id task.ID, backend state.Backend) (task.Machine, error)
+	// OpenState opens the task's backend in dir, which exists with mode 0700 and is the task's own.
+	OpenState func(id task.ID, dir string) (state.Backend, error)
+}
+
+// Sub is a sub-topology: what a task runs.
+type Sub struct {
+	Name    string
+	Sources []Source
+	// Stores in the order of task.Change.Store.
+	Stores []Store
+	// Sinks are the user's topics that the sub-topology writes to; they must exist.
+	Sinks []string
+}
+
+// Source is an input topic of a sub-topology.
+type Source struct {
+	// Topic is the name on the broker.
+	Topic string
+	// Internal marks a repartition topic, which the engine creates and purges. Its partition count is Partitions,
+	// or, if that is 0, the largest count of the other sources of this sub-topology, or else of the topics that feed it.
+	Internal   bool
+	Partitions int32
+	// Feeds lists the sub-topologies whose tasks write an Internal topic.
+	FedBy []string
+	// Start says where a task without a committed offset starts to read.
+	Start StartAt
+}
+
+// StartAt is a start policy.
+type StartAt int
+
+// The start policies.
+const (
+	StartEarliest StartAt = iota
+	StartLatest
+	StartFail // without a committed offset the engine stops, saying so
+)
+
+// Store is a store of a sub-topology.
+type Store struct {
+	Name string
+	// Changelog is the name of its changelog topic on the broker, which the engine creates.
+	Changelog string
+	// Config holds the changelog's topic configuration, cleanup.policy included.
+	Config map[string]string
+}
+
+// Settings is the configuration of the engine, complete and validated: package processor fills in the defaults.
+type Settings struct {
+	Brokers []string
+	// Kafka holds the user's own client options (SASL, TLS, dialer); they come before the engine's own.
+	Kafka []kgo.Opt
+	// InstanceID is the static member id; TransactionalID that of the producer. Both outlive a restart.
+	InstanceID, TransactionalID string
+	// StateDir is the application's own state directory (…/<app>), an absolute path.
+	StateDir string
+	// InMemory keeps no state directory: OpenState gets an empty dir, and every start restores from the changelogs.
+	InMemory bool
+
+	ExactlyOnce        bool
+	Workers            int
+	CommitInterval     time.Duration
+	TransactionTimeout time.Duration
+	SessionTimeout     time.Duration
+	HeartbeatInterval  time.Duration
+	RebalanceTimeout   time.Duration
+	// LeaveOnStop leaves the group on a clean stop; else the member's place is kept for its restart until the session times out.
+	LeaveOnStop bool
+	// MaxTaskIdle is interpreted by the tasks; the engine only wakes them.
+
+	// QueueRecords and QueueBytes bound what is queued per input partition before its fetching pauses.
+	QueueRecords int
+	QueueBytes   int
+	// FetchMaxBytes, FetchMaxPartitionBytes, MaxDecompressBytes, MaxRecordBytes bound messages.
+	FetchMaxBytes, FetchMaxPartitionBytes int32
+	MaxDecompressBytes                    int
+	MaxRecordBytes                        int32
+
+	// StateBytes is the budget of uncommitted and unflushed rows over all tasks: half of it used makes the oldest
+	// flush start, all of it pauses processing until a flush ends. FlushBytes and FlushInterval are per task.
+	StateBytes    int64
+	FlushBytes    int64
+	FlushInterval time.Duration
+
+	ReplicationFactor int16 // of internal topics; -1: the broker's default
+	PurgeInterval     time.Duration
+	TopicCheck        time.Duration // how often the input topics are checked while running
+
+	// AcceptStateLoss starts although a changelog vanished that local state says existed.
+	AcceptStateLoss bool
+
+	Log    *zap.Logger
+	Events Events
+	// Now is the wall clock; time.Now outside tests.
+	Now func() time.Time
+	// FreeSpace, Crash and the like are seams for fault tests.
+	Seams Seams
+}
+
+// Seams are injection points for tests; the zero value injects nothing.
+type Seams struct {
+	// At is called at named points of the commit and restore protocol; tests kill, delay or fail there.
+	At func(point string) error
+}
+
+// Events are the callbacks of the engine; nil ones are skipped. They are called synchronously and must not block.
+type Events struct {
+	State        func(from, to string)
+	TasksChanged func(assigned, revoked []task.ID)
+	RestoreStart func(id task.ID, store string, from, to int64)
+	RestoreDone  func(id task.ID, store string, records int64, took time.Duration)
+	Restoring    func(id task.ID, store string, at, to int64)
+	Committed    func(c CommitInfo)
+	Aborted      func(reason error)
+	Rebuilt      func(reason error)
+	Flushed      func(id task.ID, rows int, took time.Duration)
+}
+
+// CommitInfo describes a commit.
+type CommitInfo struct {
+	Processed     int
+	Outputs       int
+	Changes       int
+	Transactional bool
+	Took          time.Duration
+	Lag           int64
+}
