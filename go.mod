@@ -3,6 +3,7 @@ module tailrace.dev
 go 1.26.0
 
 require (
+	github.com/google/uuid v1.6.0
 	github.com/twmb/franz-go v1.22.2
 	go.uber.org/zap v1.28.0
 )
@@ -11,6 +12,9 @@ require (
 	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/pierrec/lz4/v4 v4.1.33 // indirect
 	github.com/stretchr/testify v1.11.1 // indirect
+	github.com/tidwall/btree v1.8.2 // indirect
+	github.com/twmb/franz-go/pkg/kadm v1.19.0 // indirect
+	github.com/twmb/franz-go/pkg/kfake v0.0.0-20260918054303-01f206a7e32c // indirect
 	github.com/twmb/franz-go/pkg/kmsg v1.15.0 // indirect
 	go.uber.org/multierr v1.10.0 // indirect
 )

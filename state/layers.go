@@ -1,29 +1,296 @@
 package state
 
-// Layers holds the rows of one task that are not yet in its backend. See layers.go (being written).
-type Layers struct{}
+import (
+	"fmt"
+	"slices"
+)
 
-// Unflushed returns how many bytes of committed rows wait to be written to the backend, and since when the oldest of
-// them waits (Unix milliseconds; 0: nothing waits).
-func (l *Layers) Unflushed() (bytes int64, sinceMillis int64) { return 0, 0 }
+// Layers holds the rows of one task that are not in its backend yet, over the backend:
+//
+//	computing    written by the batch in progress; undone record by record under a Skip policy
+//	committed    in the changelog by a committed transaction; grows until it is frozen
+//	flushing     frozen, on its way into the backend; immutable
+//	backend      on disk
+//
+// A read takes the first layer that knows the key. Nothing uncommitted ever reaches the backend, so that state may lag
+// its changelog and never leads it.
+//
+// Layers belongs to the task's goroutine; only Flush.Run may be called by another.
+type Layers struct {
+	backend Backend
+	stores  []*Rows
+	arena   arena
 
-// Uncommitted returns how many bytes of rows the current batch holds.
-func (l *Layers) Uncommitted() int64 { return 0 }
+	undo      []undoEntry
+	recording bool
 
-// Freeze sets the committed rows aside as an immutable flush. It returns nil when there is nothing to flush or a flush
-// is under way. Call it from the task's goroutine (with no Boundary outstanding); call Flush.Run from any goroutine, then Done from
-// the task's.
-func (l *Layers) Freeze() *Flush { return nil }
+	computingBytes int64
+	committedBytes int64
+	sinceMillis    int64
+	positions      map[StoreID]Position // of the committed layer, newest
+	flushing       *Flush
+}
 
-// Done ends a flush that Run has written without error: its layer is let go. After an error of Run, the flush stays
-// readable, and Run may be called again.
-func (l *Layers) Done(f *Flush) {}
+// undoEntry restores one row of a computing layer.
+type undoEntry struct {
+	rows  *Rows
+	index int32
+	prev  []byte
+	fresh bool
+}
+
+// Rows is one store of a task as rows of bytes: what every kind of store is made of. Keys include the kind byte.
+type Rows struct {
+	layers *Layers
+	index  int
+	id     StoreID
+	spec   AnySpec
+
+	computing *layer
+	committed *layer
+	flushing  *layer // nil when no flush is under way
+
+	// evict is told of keys whose newest write was undone, so that decoded copies of it go.
+	evict func(key string)
+	// typed is the typed store over these rows; one for a task, so that all users share one object cache.
+	typed any
+}
+
+// NewLayers opens the stores of a task over its backend, in the given order.
+func NewLayers(backend Backend, specs []AnySpec) (*Layers, error) {
+	l := &Layers{backend: backend, positions: make(map[StoreID]Position)}
+	for i, spec := range specs {
+		id, err := backend.Register(spec.Name())
+		if err != nil {
+			return nil, fmt.Errorf("state: open store %q: %w", spec.Name(), err)
+		}
+		l.stores = append(l.stores, &Rows{
+			layers: l, index: i, id: id, spec: spec, computing: newLayer(), committed: newLayer(),
+		})
+	}
+	return l, nil
+}
+
+// Rows returns the rows of the store with the given name, or nil.
+func (l *Layers) Rows(store string) *Rows {
+	i := slices.IndexFunc(l.stores, func(r *Rows) bool { return r.spec.Name() == store })
+	if i < 0 {
+		return nil
+	}
+	return l.stores[i]
+}
+
+// Savepoint starts to record what Rollback undoes. It replaces an earlier savepoint.
+func (l *Layers) Savepoint() {
+	l.undo = l.undo[:0]
+	l.recording = true
+}
+
+// Rollback undoes all writes since the Savepoint.
+func (l *Layers) Rollback() {
+	for _, u := range slices.Backward(l.undo) {
+		e := u.rows.computing.entries[u.index]
+		if u.rows.evict != nil {
+			u.rows.evict(e.key)
+		}
+		if u.fresh {
+			u.rows.computing.dropLast()
+		} else {
+			u.rows.computing.entries[u.index].row = u.prev
+		}
+	}
+	l.undo = l.undo[:0]
+}
+
+// Changed reports whether any row was written since the last Commit or Drop.
+func (l *Layers) Changed() bool {
+	for _, r := range l.stores {
+		if r.computing.len() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Changes calls yield for the newest write of every row of the batch in progress. The slices are immutable and stay
+// valid.
+func (l *Layers) Changes(yield func(store int, key, row []byte)) {
+	for i, r := range l.stores {
+		for j := range r.computing.entries {
+			e := &r.computing.entries[j]
+			yield(i, bytesOf(e.key), e.row)
+		}
+	}
+}
+
+// Commit moves the rows of the batch to the committed layer. positions has one entry a store, in order; a zero
+// Position leaves the store's as it was.
+func (l *Layers) Commit(positions []Position, wallMillis int64) {
+	for i, r := range l.stores {
+		if len(positions) > i && positions[i] != (Position{}) {
+			l.positions[r.id] = positions[i]
+			if l.sinceMillis == 0 {
+				l.sinceMillis = wallMillis
+			}
+		}
+		if r.computing.len() == 0 {
+			continue
+		}
+		if l.sinceMillis == 0 {
+			l.sinceMillis = wallMillis
+		}
+		if r.committed.len() == 0 {
+			r.computing, r.committed = r.committed, r.computing
+			continue
+		}
+		for _, e := range r.computing.entries {
+			r.committed.put(e.key, e.row)
+		}
+		r.computing.clear()
+	}
+	l.committedBytes += l.computingBytes
+	l.computingBytes = 0
+	l.undo = l.undo[:0]
+}
+
+// Drop forgets the batch in progress.
+func (l *Layers) Drop() {
+	for _, r := range l.stores {
+		if r.evict != nil {
+			for i := range r.computing.entries {
+				r.evict(r.computing.entries[i].key)
+			}
+		}
+		r.computing.clear()
+	}
+	l.computingBytes = 0
+	l.undo = l.undo[:0]
+}
+
+// Uncommitted returns how many bytes the rows of the batch in progress take.
+func (l *Layers) Uncommitted() int64 { return l.computingBytes }
+
+// Unflushed returns how many bytes of committed rows are not yet durable in the backend, those of a flush under way
+// included, and since when the oldest that is not in a flush waits (Unix milliseconds; 0: none does).
+func (l *Layers) Unflushed() (bytes int64, sinceMillis int64) {
+	bytes = l.committedBytes
+	if l.flushing != nil {
+		bytes += l.flushing.bytes
+	}
+	return bytes, l.sinceMillis
+}
+
+// Freeze sets the committed rows and positions aside as an immutable flush. It returns nil when there is nothing to
+// flush, or while a flush is under way. The task's goroutine calls Freeze and Done; any goroutine may call Flush.Run
+// in between.
+func (l *Layers) Freeze() *Flush {
+	if l.flushing != nil || l.sinceMillis == 0 {
+		return nil
+	}
+	f := &Flush{backend: l.backend, bytes: l.committedBytes, positions: l.positions}
+	for _, r := range l.stores {
+		if r.committed.len() > 0 {
+			f.parts = append(f.parts, flushPart{r.id, r.committed})
+			r.flushing, r.committed = r.committed, newLayer()
+			f.rows += r.flushing.len()
+		}
+	}
+	slices.SortFunc(f.parts, func(a, b flushPart) int { return int(a.store) - int(b.store) })
+	l.positions = make(map[StoreID]Position)
+	l.committedBytes, l.sinceMillis = 0, 0
+	l.flushing = f
+	return f
+}
+
+// Done lets go of the rows of a flush whose Run has returned nil. After an error of Run the rows stay readable here, and
+// Run may be called again.
+func (l *Layers) Done(f *Flush) {
+	if f == nil || f != l.flushing {
+		return
+	}
+	for _, r := range l.stores {
+		r.flushing = nil
+	}
+	l.flushing = nil
+}
 
 // Flush is a set of committed rows on its way into the backend.
-type Flush struct{}
+type Flush struct {
+	backend   Backend
+	parts     []flushPart
+	positions map[StoreID]Position
+	bytes     int64
+	rows      int
+}
 
-// Run writes the rows to the backend, with the changelog positions last.
-func (f *Flush) Run() error { return nil }
+type flushPart struct {
+	store StoreID
+	rows  *layer
+}
 
-// Bytes returns the size of the flush.
-func (f *Flush) Bytes() int64 { return 0 }
+// Run writes the rows to the backend in key order, and the changelog positions last.
+func (f *Flush) Run() error {
+	w := Write{Positions: f.positions, Rows: make([]Row, 0, f.rows)}
+	for _, p := range f.parts {
+		for _, e := range p.rows.inOrder() {
+			w.Rows = append(w.Rows, Row{Store: p.store, Key: bytesOf(e.key), Value: e.row})
+		}
+	}
+	return f.backend.Write(w)
+}
+
+// Bytes returns the size of the flush, and Rows how many rows it writes.
+func (f *Flush) Bytes() int64 { return f.bytes }
+
+// Rows returns how many rows the flush writes.
+func (f *Flush) Rows() int { return f.rows }
+
+// Name returns the store's name.
+func (r *Rows) Name() string { return r.spec.Name() }
+
+// Spec returns the spec that the store was opened by.
+func (r *Rows) Spec() AnySpec { return r.spec }
+
+// Get returns the row under key, or nil. The row is immutable.
+func (r *Rows) Get(key []byte) ([]byte, error) {
+	if row, known := r.computing.get(key); known {
+		return row, nil
+	}
+	if r.committed.len() > 0 {
+		if row, known := r.committed.get(key); known {
+			return row, nil
+		}
+	}
+	if r.flushing != nil {
+		if row, known := r.flushing.get(key); known {
+			return row, nil
+		}
+	}
+	row, err := r.layers.backend.Get(r.id, key)
+	if err != nil {
+		return nil, fmt.Errorf("state: store %q: %w", r.spec.Name(), err)
+	}
+	return row, nil
+}
+
+// Put writes a row, or deletes it when row is nil. Both slices are copied.
+func (r *Rows) Put(key, row []byte) {
+	l := r.layers
+	if row != nil {
+		row = l.arena.copy(row)
+	}
+	c := r.computing
+	if i, ok := c.index[string(key)]; ok {
+		if l.recording {
+			l.undo = append(l.undo, undoEntry{rows: r, index: i, prev: c.entries[i].row})
+		}
+		c.entries[i].row = row
+		l.computingBytes += int64(len(row))
+		return
+	}
+	if l.recording {
+		l.undo = append(l.undo, undoEntry{rows: r, index: int32(c.len()), fresh: true})
+	}
+	c.add(l.arena.string(key), row)
+	l.computingBytes += int64(len(key) + len(row) + layerEntryOverhead)
+}

@@ -1,0 +1,62 @@
+package stream
+
+import (
+	"tailrace.dev/processor"
+	"tailrace.dev/table"
+)
+
+// Join joins each record of the stream with the row of the table that has its key, as the table stands when the record is
+// processed. Only the stream's records make results; a change of the table does not. Where there is no row, there is no
+// result. Records without a key, and tombstones, are dropped and counted.
+//
+// Both sides must be partitioned alike by equally encoded keys. The time of the result is that of the record. Which state
+// of the table a record meets depends on how the two inputs interleave: see Config.MaxTaskIdle. (Kafka Streams:
+// KStream#join with a KTable, KStreamKTableJoin.)
+func Join[K, V, T, W any](s *Stream[K, V], t *table.Table[K, T], f func(k K, v V, row T) W) *Stream[K, W] {
+	return joinTable(s, t, "join", false, func(k K, v V, row processor.Opt[T]) W { return f(k, v, row.V) })
+}
+
+// LeftJoin is Join that makes a result also where the table has no row. Records without a key find none; tombstones
+// are dropped and counted. (Kafka Streams: KStream#leftJoin with a KTable.)
+func LeftJoin[K, V, T, W any](
+	s *Stream[K, V], t *table.Table[K, T], f func(k K, v V, row processor.Opt[T]) W,
+) *Stream[K, W] {
+	return joinTable(s, t, "left-join", true, f)
+}
+
+func joinTable[K, V, T, W any](
+	s *Stream[K, V], tb *table.Table[K, T], kind string, left bool, f func(k K, v V, row processor.Opt[T]) W,
+) *Stream[K, W] {
+	op := processor.Operator{Kind: kind, Stores: tb.Stores(), NeedsKey: true}
+	return New(processor.Derive2(s.node, tb.Node(), op,
+		func(t *processor.Task, next processor.Handler[K, W]) (
+			processor.Handler[K, V], processor.Handler[K, table.Change[T]], error,
+		) {
+			get, err := tb.View()(t)
+			if err != nil {
+				return nil, nil, err
+			}
+			onRecord := func(r processor.Record[K, V]) error {
+				if r.Tombstone {
+					t.Drop(processor.DropNoValue)
+					return nil
+				}
+				if r.NoKey && !left {
+					t.Drop(processor.DropNoKey)
+					return nil
+				}
+				var row processor.Opt[T]
+				if !r.NoKey {
+					if row.V, _, row.OK, err = get(r.Key); err != nil {
+						return err
+					}
+				}
+				if !row.OK && !left {
+					return nil
+				}
+				return next(processor.WithValue(r, f(r.Key, r.Value, row)))
+			}
+			onChange := func(processor.Record[K, table.Change[T]]) error { return nil }
+			return onRecord, onChange, nil
+		}))
+}

@@ -1,0 +1,145 @@
+package table
+
+import (
+	"slices"
+	"time"
+
+	"tailrace.dev/processor"
+	"tailrace.dev/state"
+)
+
+// Join joins two tables by key: a row of the result is there while both sides have one. A change of either side looks
+// up the other and updates the result; a deletion of either side, with the other present, forwards a deletion.
+//
+// Both sides must be partitioned alike by equally encoded keys, which is checked when the topology is built and when
+// the application starts. The time of the result is the larger of the two rows'; it may go back, because tables are
+// ordered by offset. (Kafka Streams: KTable#join, KTableKTableInnerJoin.)
+func Join[K, L, R, W any](left *Table[K, L], right *Table[K, R], f func(k K, l L, r R) W) *Table[K, W] {
+	return join(left, right, "join", true, func(k K, l processor.Opt[L], r processor.Opt[R]) (W, bool) {
+		if !l.OK || !r.OK {
+			var none W
+			return none, false
+		}
+		return f(k, l.V, r.V), true
+	})
+}
+
+// LeftJoin joins two tables by key: a row of the result is there while the left side has one, with what the right side
+// has or lacks.
+//
+// The rest is as in Join. (Kafka Streams: KTable#leftJoin, KTableKTableLeftJoin.)
+func LeftJoin[K, L, R, W any](
+	left *Table[K, L], right *Table[K, R], f func(k K, l L, r processor.Opt[R]) W,
+) *Table[K, W] {
+	return join(left, right, "left-join", false, func(k K, l processor.Opt[L], r processor.Opt[R]) (W, bool) {
+		if !l.OK {
+			var none W
+			return none, false
+		}
+		return f(k, l.V, r), true
+	})
+}
+
+// combiner makes a row of the result, or tells that there is none.
+type combiner[K, L, R, W any] func(k K, l processor.Opt[L], r processor.Opt[R]) (W, bool)
+
+// join is what the joins by key share. needsRight tells that without a right row there is no result at all, so that a
+// change of the left side is of no consequence then.
+func join[K, L, R, W any](
+	left *Table[K, L], right *Table[K, R], kind string, needsRight bool, combine combiner[K, L, R, W],
+) *Table[K, W] {
+	wantOld := new(bool)
+	stores := union(left.stores, right.stores)
+	op := processor.Operator{Kind: kind, Stores: stores, NeedsKey: true}
+	type next = processor.Handler[K, Change[W]]
+	result := func(k K, l processor.Opt[L], r processor.Opt[R]) (w processor.Opt[W]) {
+		if v, ok := combine(k, l, r); ok {
+			return processor.Some(v)
+		}
+		return w
+	}
+	n := processor.Derive2(left.node, right.node, op,
+		func(t *processor.Task, next next) (
+			processor.Handler[K, Change[L]], processor.Handler[K, Change[R]], error,
+		) {
+			getLeft, err := left.view(t)
+			if err != nil {
+				return nil, nil, err
+			}
+			getRight, err := right.view(t)
+			if err != nil {
+				return nil, nil, err
+			}
+			onLeft := func(r processor.Record[K, Change[L]]) error {
+				other, at, err := lookup(getRight, r.Key)
+				if err != nil || (needsRight && !other.OK) {
+					return err
+				}
+				c := Change[W]{New: result(r.Key, r.Value.New, other)}
+				if *wantOld {
+					c.Old = result(r.Key, r.Value.Old, other)
+				}
+				return next(later(processor.WithValue(r, c), other.OK, at))
+			}
+			onRight := func(r processor.Record[K, Change[R]]) error {
+				other, at, err := lookup(getLeft, r.Key)
+				if err != nil || !other.OK {
+					return err
+				}
+				c := Change[W]{New: result(r.Key, other, r.Value.New)}
+				if *wantOld {
+					c.Old = result(r.Key, other, r.Value.Old)
+				}
+				return next(later(processor.WithValue(r, c), true, at))
+			}
+			return onLeft, onRight, nil
+		})
+	n.OnAskOld(wantOld)
+	view := func(t *processor.Task) (Getter[K, W], error) {
+		getLeft, err := left.view(t)
+		if err != nil {
+			return nil, err
+		}
+		getRight, err := right.view(t)
+		if err != nil {
+			return nil, err
+		}
+		return func(k K) (w W, timeMillis int64, ok bool, err error) {
+			l, leftAt, err := lookup(getLeft, k)
+			if err != nil {
+				return w, 0, false, err
+			}
+			r, rightAt, err := lookup(getRight, k)
+			if err != nil {
+				return w, 0, false, err
+			}
+			w, ok = combine(k, l, r)
+			return w, max(leftAt, rightAt), ok, nil
+		}, nil
+	}
+	return New(n, view, stores...)
+}
+
+func lookup[K, V any](get Getter[K, V], k K) (o processor.Opt[V], timeMillis int64, err error) {
+	o.V, timeMillis, o.OK, err = get(k)
+	return o, timeMillis, err
+}
+
+// later gives a record the time of the other side, if that is later.
+func later[K, V any](r processor.Record[K, V], other bool, timeMillis int64) processor.Record[K, V] {
+	if other && timeMillis > r.Time.UnixMilli() {
+		r.Time = time.UnixMilli(timeMillis).UTC()
+	}
+	return r
+}
+
+// union returns the stores of both lists, each once.
+func union(a, b []state.AnySpec) []state.AnySpec {
+	all := slices.Clone(a)
+	for _, s := range b {
+		if !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	return all
+}
