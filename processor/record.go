@@ -28,6 +28,9 @@ type Header = task.Header
 // RawRecord is a record of an input topic before it is decoded, as given to a Task.
 type RawRecord = task.Record
 
+// Offset is the position of a task in an input topic: the next offset to process.
+type Offset = task.Offset
+
 // Output is a record that a Task forwarded to a topic.
 type Output = task.Output
 

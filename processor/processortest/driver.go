@@ -1,0 +1,322 @@
+// Package processortest drives a topology in the calling goroutine, without a broker: records are piped in, everything
+// that follows from them happens before the call returns, and outputs and stores can be looked at. Time moves only
+// when the test says so.
+//
+//	d := processortest.New(t, topology)
+//	in := processortest.Input(d, Events)
+//	in.Pipe("alice", Event{To: []string{"bob"}})
+//	unread := processortest.Map(processortest.Output(d, Unread))
+//
+// What it runs is the tasks that the engine runs, over stores in memory and a changelog; Crash throws away all but
+// what was committed and restores from that. It has one partition of everything, and so shows neither partitioning nor
+// rebalancing. (Kafka Streams: TopologyTestDriver.)
+package processortest
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"tailrace.dev/processor"
+	"tailrace.dev/state"
+	"tailrace.dev/state/memory"
+)
+
+// TB is what a Driver needs of a *testing.T. Examples, which have none, use Panics.
+type TB interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+// Panics is a TB that panics where a test would fail.
+var Panics TB = panics{}
+
+type panics struct{}
+
+func (panics) Helper()                           {}
+func (panics) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+
+// Option changes how a Driver works.
+type Option func(*Driver)
+
+// Application sets the application id, which internal topics are named by. It is "test" otherwise.
+func Application(id string) Option { return func(d *Driver) { d.app = id } }
+
+// StartingAt sets the wall clock at the start. It is 2020-01-01 00:00 UTC otherwise.
+func StartingAt(t time.Time) Option { return func(d *Driver) { d.wall = t } }
+
+// OnErrors sets the policies for records that cannot be decoded or processed. Both fail otherwise.
+func OnErrors(decode, process processor.ErrorPolicy) Option {
+	return func(d *Driver) { d.opts.OnDecodeError, d.opts.OnProcessError = decode, process }
+}
+
+// CommitManually leaves commits to Driver.Commit; otherwise there is one after each call of Pipe. Outputs are seen when
+// they are committed.
+func CommitManually() Option { return func(d *Driver) { d.manual = true } }
+
+// Driver runs a topology. It is used by one goroutine.
+type Driver struct {
+	t        TB
+	topology *processor.Topology
+	app      string
+	wall     time.Time
+	opts     processor.TaskOptions
+	manual   bool
+
+	tasks     []*driven
+	readers   map[string][]*driven // by topic on the broker
+	next      map[string]int64     // next offset by topic
+	committed map[string][]processor.Output
+	pending   []processor.Output    // produced since the last commit
+	log       []processor.RawRecord // inputs since the last commit
+	skipped   []*processor.TaskError
+	failed    error
+}
+
+// driven is one task with what would be its changelogs and committed offsets.
+type driven struct {
+	id        processor.TaskID
+	task      *processor.Task
+	sources   []string
+	changelog []map[string][]byte // by store: the newest row of each key
+	changes   int64
+	offsets   map[string]int64
+	metadata  string
+}
+
+// New starts a driver. It fails the test when the topology's processors fail to start.
+func New(t TB, topology *processor.Topology, opts ...Option) *Driver {
+	t.Helper()
+	d := &Driver{
+		t: t, topology: topology, app: "test", wall: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC),
+		readers: make(map[string][]*driven), next: make(map[string]int64),
+		committed: make(map[string][]processor.Output),
+	}
+	for _, o := range opts {
+		o(d)
+	}
+	d.opts.MaxTaskIdle = -1
+	d.opts.OnSkipped = func(e *processor.TaskError) { d.skipped = append(d.skipped, e) }
+	for _, sub := range topology.SubTopologies() {
+		dr := &driven{id: processor.TaskID{Sub: sub}, offsets: make(map[string]int64)}
+		dr.sources = topology.Sources(d.app, sub)
+		for range topology.Stores(sub) {
+			dr.changelog = append(dr.changelog, make(map[string][]byte))
+		}
+		for _, topic := range dr.sources {
+			d.readers[topic] = append(d.readers[topic], dr)
+		}
+		d.tasks = append(d.tasks, dr)
+		if err := d.start(dr); err != nil {
+			t.Fatalf("processortest: start task %s: %v", dr.id, err)
+		}
+	}
+	return d
+}
+
+// start makes the task over a backend restored from the changelog.
+func (d *Driver) start(dr *driven) error {
+	backend := memory.New()
+	w := state.Write{Positions: make(map[state.StoreID]state.Position)}
+	for i, spec := range d.topology.Stores(dr.id.Sub) {
+		id, err := backend.Register(spec.Name())
+		if err != nil {
+			return err
+		}
+		for _, key := range slices.Sorted(maps.Keys(dr.changelog[i])) {
+			w.Rows = append(w.Rows, state.Row{Store: id, Key: []byte(key), Value: dr.changelog[i][key]})
+		}
+	}
+	slices.SortStableFunc(w.Rows, func(a, b state.Row) int { return int(a.Store) - int(b.Store) })
+	if err := backend.Write(w); err != nil {
+		return err
+	}
+	task, err := d.topology.NewTask(d.app, dr.id, backend, d.opts)
+	if err != nil {
+		return err
+	}
+	dr.task = task
+	return task.Start(dr.committedOffsets(), dr.metadata, d.wall.UnixMilli())
+}
+
+// AdvanceWallClock moves the wall clock on, and runs the timers that come due on the way. It must not be negative.
+func (d *Driver) AdvanceWallClock(by time.Duration) {
+	d.t.Helper()
+	if by < 0 {
+		d.t.Fatalf("processortest: the wall clock cannot go back (%v)", by)
+	}
+	d.wall = d.wall.Add(by)
+	for _, dr := range d.tasks {
+		if _, err := dr.task.Punctuate(d.wall.UnixMilli()); err != nil {
+			d.fail(err)
+			d.t.Fatalf("processortest: %v", err)
+		}
+		d.route(dr)
+	}
+	if err := d.settle(); err != nil {
+		d.t.Fatalf("processortest: %v", err)
+	}
+}
+
+// Now returns the wall clock.
+func (d *Driver) Now() time.Time { return d.wall }
+
+// StreamTime returns the stream time of a sub-topology's task, and whether it has seen a record.
+func (d *Driver) StreamTime(sub string) (time.Time, bool) {
+	d.t.Helper()
+	for _, dr := range d.tasks {
+		if dr.id.Sub == sub {
+			return dr.task.StreamTime()
+		}
+	}
+	d.t.Fatalf("processortest: no sub-topology %q; there are %q", sub, d.topology.SubTopologies())
+	return time.Time{}, false
+}
+
+// Dropped returns how many records all operators left out for a reason.
+func (d *Driver) Dropped(reason processor.DropReason) int64 {
+	var n int64
+	for _, dr := range d.tasks {
+		n += dr.task.Dropped(reason)
+	}
+	return n
+}
+
+// Skipped returns the errors of the records that a policy left out, in order.
+func (d *Driver) Skipped() []*processor.TaskError { return slices.Clone(d.skipped) }
+
+// pipe hands records to the tasks that read their topics and runs everything to rest.
+func (d *Driver) pipe(records ...processor.RawRecord) error {
+	if d.failed != nil {
+		return fmt.Errorf("processortest: the driver has failed; Crash starts it again: %w", d.failed)
+	}
+	for i := range records {
+		r := &records[i]
+		if len(d.readers[r.Topic]) == 0 {
+			return fmt.Errorf("processortest: the topology does not read topic %q", r.Topic)
+		}
+		r.Offset = d.next[r.Topic]
+		d.next[r.Topic]++
+		d.log = append(d.log, *r)
+		d.enqueue(*r)
+	}
+	return d.settle()
+}
+
+func (d *Driver) enqueue(r processor.RawRecord) {
+	for _, dr := range d.readers[r.Topic] {
+		dr.task.Enqueue(r.Topic, []processor.RawRecord{r})
+	}
+}
+
+// settle processes until nothing is queued, and commits.
+func (d *Driver) settle() error {
+	for busy := true; busy; {
+		busy = false
+		for _, dr := range d.tasks {
+			n, _, err := dr.task.Step(1, d.wall.UnixMilli())
+			if err != nil {
+				d.fail(err)
+				return err
+			}
+			d.route(dr)
+			busy = busy || n > 0
+		}
+	}
+	if !d.manual {
+		d.Commit()
+	}
+	return nil
+}
+
+func (d *Driver) fail(err error) {
+	d.failed = err
+	d.pending = nil
+}
+
+// route takes a task's outputs and feeds those that the topology reads back.
+func (d *Driver) route(dr *driven) {
+	for _, out := range dr.task.Outputs() {
+		d.pending = append(d.pending, out)
+		if len(d.readers[out.Topic]) == 0 {
+			continue
+		}
+		r := processor.RawRecord{
+			Topic: out.Topic, Offset: d.next[out.Topic], TimeMillis: out.TimeMillis,
+			Key: out.Key, Value: out.Value, Headers: out.Headers,
+		}
+		d.next[out.Topic]++
+		d.enqueue(r)
+	}
+}
+
+// Commit makes everything since the last commit durable and its outputs visible. It is needed after CommitManually only.
+func (d *Driver) Commit() {
+	d.t.Helper()
+	if d.failed != nil {
+		d.t.Fatalf("processortest: nothing to commit after a failure: %v", d.failed)
+	}
+	for _, dr := range d.tasks {
+		b := dr.task.Boundary()
+		for _, c := range b.Changes {
+			dr.changes++
+			if c.Row == nil {
+				delete(dr.changelog[c.Store], string(c.Key))
+			} else {
+				dr.changelog[c.Store][string(c.Key)] = slices.Clone(c.Row)
+			}
+		}
+		for _, o := range b.Offsets {
+			dr.offsets[o.Topic] = o.Next
+		}
+		dr.metadata = b.Metadata
+		dr.task.Commit(nil, d.wall.UnixMilli())
+	}
+	for _, out := range d.pending {
+		d.committed[out.Topic] = append(d.committed[out.Topic], out)
+	}
+	d.pending, d.log = nil, nil
+}
+
+func (dr *driven) committedOffsets() []processor.Offset {
+	var os []processor.Offset
+	for _, topic := range dr.sources {
+		if next, ok := dr.offsets[topic]; ok {
+			os = append(os, processor.Offset{Topic: topic, Next: next})
+		}
+	}
+	return os
+}
+
+// Crash throws away everything that is not committed: the processors, the stores, what was queued. Then it restores
+// the stores from the changelogs and processes the inputs since the last commit again, as a killed application does when it
+// comes back. It also mends a driver that has failed, less the records that came after the failure.
+func (d *Driver) Crash() {
+	d.t.Helper()
+	d.pending, d.failed = nil, nil
+	replay := d.log
+	d.log = nil
+	for _, dr := range d.tasks {
+		// No Close: a killed process does not get to call it.
+		for _, topic := range dr.sources {
+			d.next[topic] = dr.offsets[topic]
+		}
+		if err := d.start(dr); err != nil {
+			d.t.Fatalf("processortest: restart task %s: %v", dr.id, err)
+		}
+	}
+	if err := d.pipe(replay...); err != nil {
+		d.t.Fatalf("processortest: after the crash: %v", err)
+	}
+}
+
+// Close ends the processors. Tests need it only to see their Close called.
+func (d *Driver) Close() {
+	d.t.Helper()
+	for _, dr := range d.tasks {
+		if err := dr.task.Close(); err != nil {
+			d.t.Fatalf("processortest: close task %s: %v", dr.id, err)
+		}
+	}
+}
