@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
+	"tailrace.dev/internal/engine"
 	"tailrace.dev/state"
 )
 
@@ -95,6 +96,8 @@ type Config struct {
 	Log *zap.Logger
 	// Events are called as things happen.
 	Events Events
+
+	seams engine.Seams // of the fault tests
 }
 
 // EmbeddedConfig configures the broker that an App without Brokers starts.

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	"tailrace.dev/internal/engine"
 )
 
 // Sentinels that errors.Is finds in what App.Run, Driver and Task return.
@@ -85,5 +83,3 @@ func (e *panicError) Unwrap() error {
 	err, _ := e.value.(error)
 	return err
 }
-
-var _ = engine.StartEarliest

@@ -1,0 +1,41 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// NewTopic is a topic to be created.
+type NewTopic struct {
+	Name              string
+	Partitions        int32
+	ReplicationFactor int16
+	Config            map[string]string
+}
+
+// EnsureTopics creates the topics that do not exist yet, and leaves those that do as they are.
+func EnsureTopics(ctx context.Context, brokers []string, opts []kgo.Opt, topics []NewTopic) error {
+	cl, err := kgo.NewClient(append(append([]kgo.Opt{}, opts...), kgo.SeedBrokers(brokers...))...)
+	if err != nil {
+		return fmt.Errorf("engine: create topics: %w", err)
+	}
+	defer cl.Close()
+	adm := kadm.NewClient(cl)
+	var errs []error
+	for _, t := range topics {
+		config := make(map[string]*string, len(t.Config))
+		for k, v := range t.Config {
+			config[k] = &v
+		}
+		_, err := adm.CreateTopic(ctx, t.Partitions, t.ReplicationFactor, config, t.Name)
+		if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+			errs = append(errs, fmt.Errorf("engine: create topic %q: %w", t.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}

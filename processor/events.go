@@ -1,0 +1,48 @@
+package processor
+
+import (
+	"time"
+
+	"tailrace.dev/internal/engine"
+	"tailrace.dev/internal/task"
+)
+
+// Events are functions that an App calls as things happen; nil ones are not called. They run in the App's own
+// goroutines, must not block, and must not call the App.
+type Events struct {
+	// Embedded is called when the embedded broker is up, with its addresses.
+	Embedded func(addrs []string)
+	// State is called when the App goes from one state to another: "starting", "joining", "restoring", "running",
+	// "stopping", "stopped".
+	State func(from, to string)
+	// TasksChanged is called when tasks came or went.
+	TasksChanged func(assigned, revoked []TaskID)
+	// RestoreStart is called when a store of a task starts to be restored from its changelog, with the offsets between
+	// which it will read; Restoring now and then with where it is; RestoreDone at the end.
+	RestoreStart func(id TaskID, store string, from, to int64)
+	Restoring    func(id TaskID, store string, at, to int64)
+	RestoreDone  func(id TaskID, store string, records int64, took time.Duration)
+	// Committed is called after each commit.
+	Committed func(c CommitInfo)
+	// Aborted is called after a transaction was taken back; its records are processed again.
+	Aborted func(reason error)
+	// Rebuilt is called before the client is thrown away and made anew, because the outcome of something is unknown
+	// or this process was fenced off.
+	Rebuilt func(reason error)
+	// Flushed is called after a task's rows were written to disk.
+	Flushed func(id TaskID, rows int, took time.Duration)
+	// Skipped is called for each record that an ErrorPolicy left out. It may be called again for the same record,
+	// when that is processed again.
+	Skipped func(e *TaskError)
+}
+
+// CommitInfo describes a commit.
+type CommitInfo = engine.CommitInfo
+
+func (e Events) engine() engine.Events {
+	return engine.Events{
+		State: e.State, TasksChanged: (func(a, r []task.ID))(e.TasksChanged),
+		RestoreStart: e.RestoreStart, Restoring: e.Restoring, RestoreDone: e.RestoreDone,
+		Committed: e.Committed, Aborted: e.Aborted, Rebuilt: e.Rebuilt, Flushed: e.Flushed,
+	}
+}
