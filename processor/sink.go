@@ -99,7 +99,7 @@ func sinkHandler[K, V any](t *Task, topic string, key serde.Serde[K], value serd
 			if out.Key, err = key.Append(t.arena.tail(), r.Key); err != nil {
 				return fmt.Errorf("encode key for topic %q: %w", topic, err)
 			}
-			out.Key = t.arena.keep(out.Key)
+			out.Key = t.arena.keep(out.Key) // never nil, which would mean no key
 		}
 		if !r.Tombstone {
 			if out.Value, err = value.Append(t.arena.tail(), r.Value); err != nil {
@@ -135,6 +135,9 @@ func (a *arena) keep(b []byte) []byte {
 	at := len(a.chunk)
 	if len(b) > 0 && at+len(b) <= cap(a.chunk) && &a.chunk[:at+1][at] == &b[0] {
 		a.chunk = a.chunk[:at+len(b)]
+	}
+	if b == nil {
+		return []byte{} // an encoding of no bytes; nil would mean that there is none
 	}
 	return b[:len(b):len(b)]
 }

@@ -12,6 +12,9 @@ const (
 	KindMeta byte = 0
 	// KindRow marks a row of the user's.
 	KindRow byte = 1
+	// KindIndex marks a row that orders or repeats rows for a store's own use: what is to be emitted when, older
+	// versions. It is in the changelog like any row.
+	KindIndex byte = 2
 )
 
 // ErrCorrupt is returned by a backend, when it is opened or read, that found its files damaged. The cure is to remove
@@ -87,6 +90,10 @@ type Backend interface {
 	Position(store StoreID) (p Position, ok bool, err error)
 	// DropStore removes all rows and the position of a store; its id stays registered.
 	DropStore(store StoreID) error
+
+	// DeleteRange removes the rows with from <= key < to of a store, as far as they are durable; it may be torn by a
+	// crash. It is for rows that nothing reads any more.
+	DeleteRange(store StoreID, from, to []byte) error
 
 	// Size tells roughly how many bytes the backend holds on its medium.
 	Size() int64

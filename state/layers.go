@@ -50,6 +50,11 @@ type Rows struct {
 	committed *layer
 	flushing  *layer // nil when no flush is under way
 
+	// floor is the end of the rows that have expired: nothing reads below it, and a flush removes what is there.
+	floor      []byte
+	floorMoved bool
+	cells      map[string]*Cell
+
 	// evict is told of keys whose newest write was undone, so that decoded copies of it go.
 	evict func(key string)
 	// typed is the typed store over these rows; one for a task, so that all users share one object cache.
@@ -90,9 +95,7 @@ func (l *Layers) Savepoint() {
 func (l *Layers) Rollback() {
 	for _, u := range slices.Backward(l.undo) {
 		e := u.rows.computing.entries[u.index]
-		if u.rows.evict != nil {
-			u.rows.evict(e.key)
-		}
+		u.rows.undone(e.key)
 		if u.fresh {
 			u.rows.computing.dropLast()
 		} else {
@@ -156,15 +159,24 @@ func (l *Layers) Commit(positions []Position, wallMillis int64) {
 // Drop forgets the batch in progress.
 func (l *Layers) Drop() {
 	for _, r := range l.stores {
-		if r.evict != nil {
-			for i := range r.computing.entries {
-				r.evict(r.computing.entries[i].key)
-			}
+		for i := range r.computing.entries {
+			r.undone(r.computing.entries[i].key)
 		}
 		r.computing.clear()
 	}
 	l.computingBytes = 0
 	l.undo = l.undo[:0]
+}
+
+// undone tells those that keep decoded copies that the newest write of a key is gone.
+func (r *Rows) undone(key string) {
+	if c := r.cells[key]; c != nil {
+		c.cached = false
+		return
+	}
+	if r.evict != nil {
+		r.evict(key)
+	}
 }
 
 // Uncommitted returns how many bytes the rows of the batch in progress take.
@@ -190,9 +202,13 @@ func (l *Layers) Freeze() *Flush {
 	f := &Flush{backend: l.backend, bytes: l.committedBytes, positions: l.positions}
 	for _, r := range l.stores {
 		if r.committed.len() > 0 {
-			f.parts = append(f.parts, flushPart{r.id, r.committed})
+			f.parts = append(f.parts, flushPart{r.id, r.committed, r.floor})
 			r.flushing, r.committed = r.committed, newLayer()
 			f.rows += r.flushing.len()
+		}
+		if r.floorMoved {
+			f.expired = append(f.expired, expiredRange{r.id, r.floor})
+			r.floorMoved = false
 		}
 	}
 	slices.SortFunc(f.parts, func(a, b flushPart) int { return int(a.store) - int(b.store) })
@@ -219,6 +235,7 @@ type Flush struct {
 	backend   Backend
 	parts     []flushPart
 	positions map[StoreID]Position
+	expired   []expiredRange
 	bytes     int64
 	rows      int
 }
@@ -226,6 +243,12 @@ type Flush struct {
 type flushPart struct {
 	store StoreID
 	rows  *layer
+	floor []byte
+}
+
+type expiredRange struct {
+	store StoreID
+	to    []byte
 }
 
 // Run writes the rows to the backend in key order, and the changelog positions last.
@@ -233,10 +256,21 @@ func (f *Flush) Run() error {
 	w := Write{Positions: f.positions, Rows: make([]Row, 0, f.rows)}
 	for _, p := range f.parts {
 		for _, e := range p.rows.inOrder() {
+			if e.key[0] == KindRow && e.key < string(p.floor) {
+				continue
+			}
 			w.Rows = append(w.Rows, Row{Store: p.store, Key: bytesOf(e.key), Value: e.row})
 		}
 	}
-	return f.backend.Write(w)
+	if err := f.backend.Write(w); err != nil {
+		return err
+	}
+	for _, x := range f.expired {
+		if err := f.backend.DeleteRange(x.store, []byte{KindRow}, x.to); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Bytes returns the size of the flush, and Rows how many rows it writes.
@@ -293,4 +327,67 @@ func (r *Rows) Put(key, row []byte) {
 	}
 	c.add(l.arena.string(key), row)
 	l.computingBytes += int64(len(key) + len(row) + layerEntryOverhead)
+}
+
+// Forget tells that no one reads rows (of KindRow) below the key any more: they are removed from the backend with the
+// next flush, without a write to the changelog, whose retention lets go of them. The bound only ever rises; it is not
+// kept, so the owner says it again after a restart.
+func (r *Rows) Forget(below []byte) {
+	if string(below) > string(r.floor) {
+		r.floor, r.floorMoved = append([]byte(nil), below...), true
+	}
+}
+
+// Cell is a number that belongs to an operator, such as its stream time: a meta row of one of the operator's stores, and
+// so committed, undone and restored with them.
+type Cell struct {
+	rows   *Rows
+	key    []byte
+	value  int64
+	ok     bool
+	cached bool
+}
+
+// Cell returns the number with the given name. Names are for life, as the row is kept in the changelog.
+func (r *Rows) Cell(name string) *Cell {
+	key := append([]byte{KindMeta, 'n'}, name...)
+	if c := r.cells[string(key)]; c != nil {
+		return c
+	}
+	if r.cells == nil {
+		r.cells = make(map[string]*Cell)
+	}
+	c := &Cell{rows: r, key: key}
+	r.cells[string(key)] = c
+	return c
+}
+
+// Load returns the number; ok is false when it was never stored.
+func (c *Cell) Load() (v int64, ok bool, err error) {
+	if !c.cached {
+		row, err := c.rows.Get(c.key)
+		if err != nil {
+			return 0, false, err
+		}
+		c.value, c.ok = 0, row != nil
+		if row != nil {
+			m, _, err := ParseRow(row)
+			if err != nil {
+				return 0, false, err
+			}
+			c.value = m.TimeMillis
+		}
+		c.cached = true
+	}
+	return c.value, c.ok, nil
+}
+
+// Store changes the number.
+func (c *Cell) Store(v int64) {
+	if c.cached && c.ok && c.value == v {
+		return
+	}
+	var buf [rowFixedBytes]byte
+	c.rows.Put(c.key, AppendRow(buf[:0], RowMeta{TimeMillis: v}))
+	c.value, c.ok, c.cached = v, true, true
 }
