@@ -1,0 +1,530 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+
+	"tailrace.dev/internal/task"
+)
+
+// session is one life of the group member: from making its client to closing it. What it holds in memory is worth
+// nothing to the next session.
+//
+// One goroutine, that of run, owns everything that is not said to be shared. Workers run tasks; to touch a task's
+// machine, run first pauses them all. Other goroutines hand it functions through post, which it calls with the workers
+// paused.
+type session struct {
+	e      *Engine
+	log    *zap.Logger
+	ctx    context.Context // ends with the session, not with Run's context
+	cancel context.CancelFunc
+
+	plain  *kgo.Client // administration and barriers
+	adm    *kadm.Client
+	cl     *kgo.Client // group member, consumer, producer
+	layout *layout
+
+	memberID string // that all present tasks were assigned to
+	joined   bool
+	tasks    map[task.ID]*taskRun
+	inputs   map[string][]*input       // by topic and partition; nil where the task is not ours
+	closing  map[task.ID]chan struct{} // tasks on their way out; closed when their directory is free
+	starts   chan struct{}             // limits how many tasks restore at once
+	workers  sync.WaitGroup
+	async    sync.WaitGroup // the other goroutines of the session
+
+	runq    chan *taskRun
+	tokens  chan struct{} // a worker holds one while it runs a task; pause takes them all
+	pausing atomic.Bool   // shared: asks workers to end their slice
+
+	failure   atomic.Pointer[error] // shared: the first error of a task
+	sendError atomic.Pointer[sendFailure]
+	produced  atomic.Int64 // shared: records handed to the producer since the last commit
+	wanted    atomic.Bool  // shared: commit before the interval is over
+
+	uncommitted atomic.Int64 // shared: bytes of rows of the batches in progress
+	unflushed   atomic.Int64 // shared: bytes of committed rows that are not on disk
+	flushes     chan struct{}
+
+	fetchedMu   sync.Mutex
+	fetchedMeta map[topicPartition]string // shared: metadata of offsets that were just fetched
+
+	postMu sync.Mutex
+	posted []func() error
+
+	wakeMu     sync.Mutex
+	woken      bool
+	pollCancel context.CancelFunc
+
+	commits   int
+	aborts    int // in a row
+	inTxn     bool
+	crashed   bool
+	nextPurge time.Time
+	nextCheck time.Time
+	purging   atomic.Bool // shared
+	checking  atomic.Bool // shared
+}
+
+// sendFailure is the first record of a transaction that could not be produced.
+type sendFailure struct {
+	err   error
+	topic string
+	key   []byte
+	size  int
+}
+
+const (
+	maxParallelStarts = 8
+	maxAbortsInPlace  = 3 // in a row, then the session is rebuilt
+	maxFlushes        = 2
+)
+
+func newSession(e *Engine) *session {
+	s := &session{
+		e: e, log: e.log,
+		tasks:       map[task.ID]*taskRun{},
+		inputs:      map[string][]*input{},
+		closing:     map[task.ID]chan struct{}{},
+		fetchedMeta: map[topicPartition]string{},
+		starts:      make(chan struct{}, maxParallelStarts),
+		tokens:      make(chan struct{}, e.cfg.Workers),
+		flushes:     make(chan struct{}, maxFlushes),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// run lives the session. It returns nil when ctx ended and everything was committed and closed.
+func (s *session) run(ctx context.Context) error {
+	defer s.cancel()
+	err := s.open(ctx)
+	if err == nil {
+		err = s.loop(ctx)
+	}
+	if errors.Is(err, ErrCrash) {
+		s.crashed = true
+	}
+	return s.close(err)
+}
+
+// open makes the clients and prepares everything up to the first poll.
+func (s *session) open(ctx context.Context) error {
+	var err error
+	if s.plain, err = kgo.NewClient(s.e.plainOpts()...); err != nil {
+		return fmt.Errorf("engine: make the client: %w", err)
+	}
+	s.adm = kadm.NewClient(s.plain)
+	if s.layout, err = s.prepareTopics(ctx); err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	total := 0
+	for i, sub := range s.e.p.Subs {
+		total += int(s.layout.tasks[i])
+		for _, src := range sub.Sources {
+			s.inputs[src.Topic] = make([]*input, s.layout.tasks[i])
+		}
+	}
+	s.runq = make(chan *taskRun, 4*total+64) // a task is in it once; retired ones may linger
+	if s.cl, err = kgo.NewClient(s.memberOpts()...); err != nil {
+		return fmt.Errorf("engine: make the client: %w", err)
+	}
+	if s.e.cfg.ExactlyOnce {
+		if err := s.fenceFormerSelf(ctx); err != nil {
+			return ignoreEnd(ctx, err)
+		}
+		if err := s.begin(); err != nil {
+			return err
+		}
+	}
+	for range s.e.cfg.Workers {
+		s.workers.Add(1)
+		go s.work()
+	}
+	now := time.Now()
+	s.nextPurge, s.nextCheck = now.Add(s.e.cfg.PurgeInterval), now.Add(s.e.cfg.TopicCheck)
+	return nil
+}
+
+// fenceFormerSelf asks for the producer id at once. That aborts what a former life of this process left open, and no
+// request of that life can commit any more.
+func (s *session) fenceFormerSelf(ctx context.Context) error {
+	idCtx, cancel := context.WithTimeout(ctx, 2*adminTimeout)
+	defer cancel()
+	if _, _, err := s.cl.ProducerID(idCtx); err != nil {
+		if err := authError(err, "", "use the transactional id "+s.e.cfg.TransactionalID); err != nil {
+			return err
+		}
+		return rebuild("get a producer id: %w", err)
+	}
+	return nil
+}
+
+// ignoreEnd turns an error that only says that ctx ended into a clean end.
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil && !errors.Is(err, ErrCrash) {
+		return errEnded
+	}
+	return err
+}
+
+// errEnded says that Run's context ended before the session had anything to commit.
+var errEnded = errors.New("engine: ended")
+
+// loop polls, and runs a cycle (commit, rebalance, flush) at each interval, until ctx ends.
+func (s *session) loop(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, s.wake)
+	defer stop()
+	next := time.Now().Add(s.e.cfg.CommitInterval)
+	for {
+		if ctx.Err() != nil {
+			return s.stop()
+		}
+		if err := s.failed(); err != nil {
+			return s.abandon(err)
+		}
+		now := time.Now()
+		if s.wanted.Load() || !now.Before(next) {
+			s.wanted.Store(false)
+			if err := s.cycle(); err != nil {
+				return s.abandon(err)
+			}
+			next = time.Now().Add(s.e.cfg.CommitInterval)
+		}
+		if err := s.runPosted(); err != nil {
+			return s.abandon(err)
+		}
+		s.housekeep(now)
+		until := s.runTimers(next)
+		if s.full() {
+			s.waitWoken(until)
+			continue
+		}
+		if err := s.poll(until); err != nil {
+			return s.abandon(err)
+		}
+	}
+}
+
+// failed returns what a task or a callback reported.
+func (s *session) failed() error {
+	if p := s.failure.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// fail reports the first error of the session from any goroutine.
+func (s *session) fail(err error) {
+	if s.failure.CompareAndSwap(nil, &err) {
+		s.wake()
+	}
+}
+
+// post hands f to the session's goroutine, which calls it with the workers paused.
+func (s *session) post(f func() error) {
+	s.postMu.Lock()
+	s.posted = append(s.posted, f)
+	s.postMu.Unlock()
+	s.wake()
+}
+
+// runPosted calls what was posted, pausing the workers if there is anything.
+func (s *session) runPosted() error {
+	s.postMu.Lock()
+	n := len(s.posted)
+	s.postMu.Unlock()
+	if n == 0 {
+		return nil
+	}
+	if err := s.pause(); err != nil {
+		return err
+	}
+	defer s.resume()
+	return s.callPosted()
+}
+
+// callPosted calls what was posted. The workers must be paused.
+func (s *session) callPosted() error {
+	for {
+		s.postMu.Lock()
+		fns := s.posted
+		s.posted = nil
+		s.postMu.Unlock()
+		if len(fns) == 0 {
+			return nil
+		}
+		for _, f := range fns {
+			if err := f(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// wake makes the loop go round: it ends a poll or a wait that is under way, or else the next one.
+func (s *session) wake() {
+	s.wakeMu.Lock()
+	defer s.wakeMu.Unlock()
+	s.woken = true
+	if s.pollCancel != nil {
+		s.pollCancel()
+	}
+}
+
+// requestCommit asks for a cycle now, from any goroutine.
+func (s *session) requestCommit() {
+	if !s.wanted.Swap(true) {
+		s.wake()
+	}
+}
+
+// untilWoken returns a context that ends at the deadline or by wake.
+func (s *session) untilWoken(until time.Time) (context.Context, func()) {
+	ctx, cancel := context.WithDeadline(s.ctx, until)
+	s.wakeMu.Lock()
+	if s.woken {
+		cancel()
+	} else {
+		s.pollCancel = cancel
+	}
+	s.wakeMu.Unlock()
+	return ctx, func() {
+		s.wakeMu.Lock()
+		s.woken, s.pollCancel = false, nil
+		s.wakeMu.Unlock()
+		cancel()
+	}
+}
+
+func (s *session) waitWoken(until time.Time) {
+	ctx, done := s.untilWoken(until)
+	<-ctx.Done()
+	done()
+}
+
+// pause waits until no worker runs a task. It gives up when a worker does not come back, which is when it is blocked in
+// a producer whose broker is away: only closing the client frees it.
+func (s *session) pause() error {
+	s.pausing.Store(true)
+	limit := time.NewTimer(max(2*s.e.cfg.TransactionTimeout, 30*time.Second))
+	defer limit.Stop()
+	for i := range cap(s.tokens) {
+		select {
+		case s.tokens <- struct{}{}:
+		case <-limit.C:
+			for range i {
+				<-s.tokens
+			}
+			s.pausing.Store(false)
+			return rebuild("a worker is stuck; it may wait for a broker that is away")
+		}
+	}
+	return nil
+}
+
+func (s *session) resume() {
+	s.pausing.Store(false)
+	for range cap(s.tokens) {
+		<-s.tokens
+	}
+}
+
+// cycle commits what the tasks computed, lets a waiting rebalance happen, and starts flushes.
+func (s *session) cycle() error {
+	if err := s.pause(); err != nil {
+		return err
+	}
+	defer s.resume()
+	if err := s.commit(); err != nil {
+		return err
+	}
+	if err := s.allowRebalance(); err != nil {
+		return err
+	}
+	return s.flushDue()
+}
+
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// allowRebalance lets a rebalance that waits run its callbacks, and handles what they posted. Nothing may be
+// uncommitted. The poll returns at once, but only when no rebalance is under way, and it blocks those to come.
+func (s *session) allowRebalance() error {
+	s.cl.AllowRebalance()
+	fetches := s.cl.PollRecords(ended, 1)
+	if err := s.handleFetches(fetches); err != nil {
+		return err
+	}
+	return s.callPosted()
+}
+
+// poll fetches, and hands what came to the tasks.
+func (s *session) poll(until time.Time) error {
+	s.balanceFetch()
+	ctx, done := s.untilWoken(until)
+	fetches := s.cl.PollRecords(ctx, 0)
+	done()
+	return s.handleFetches(fetches)
+}
+
+func (s *session) handleFetches(fetches kgo.Fetches) error {
+	any := false
+	for i := range fetches {
+		for j := range fetches[i].Topics {
+			t := &fetches[i].Topics[j]
+			for k := range t.Partitions {
+				p := &t.Partitions[k]
+				if p.Err != nil {
+					if err := s.fetchError(t.Topic, p.Partition, p.Err); err != nil {
+						return err
+					}
+				}
+				if len(p.Records) > 0 {
+					any = true
+					s.deliver(t.Topic, p)
+				}
+			}
+		}
+	}
+	if any {
+		return rebuildUnlessTyped(s.e.at("polled"))
+	}
+	return nil
+}
+
+// fetchError judges an error that a poll returned: nil means that the client goes on by itself.
+func (s *session) fetchError(topic string, partition int32, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	var group *kgo.ErrGroupSession
+	var typed *Error
+	var loss *kgo.ErrDataLoss
+	var big *kgo.ErrDecompressTooLarge
+	if denied := authError(err, topic, "read the topic or the group"); denied != nil {
+		return denied
+	}
+	switch {
+	case errors.As(err, &typed):
+		return err
+	case errors.Is(err, kerr.FencedInstanceID):
+		return &Error{
+			Kind: ErrFenced, Partition: -1, Detail: "instance id " + s.e.cfg.InstanceID, Err: err,
+			Hint: "another process runs with this identity: stop it, or give each its own state directory or instance id",
+		}
+	case errors.As(err, &group):
+		s.log.Warn("group session ended, joining again", zap.Error(err))
+		return nil
+	case errors.Is(err, kerr.OffsetOutOfRange):
+		return &Error{
+			Kind: ErrOffsetOutOfRange, Topic: topic, Partition: partition, Err: err,
+			Hint: "records were deleted before they were processed; reset the application to an offset that exists",
+		}
+	case errors.As(err, &loss):
+		return &Error{
+			Kind: ErrDataLoss, Topic: topic, Partition: partition, Err: err,
+			Hint: "what is derived from the lost records cannot be undone; rebuild from the start, or reset the offsets",
+		}
+	case errors.As(err, &big):
+		return &Error{
+			Kind: ErrRecordTooLarge, Topic: topic, Partition: partition,
+			Detail: fmt.Sprintf("the batch at offset %d exceeds %d bytes when decompressed", big.Offset,
+				s.e.cfg.MaxDecompressBytes),
+			Hint: "raise the limit, or move the committed offset past the batch", Err: err,
+		}
+	case errors.Is(err, kerr.UnknownTopicID), errors.Is(err, kerr.UnknownTopicOrPartition):
+		s.nextCheck = time.Time{} // look at once what happened to it
+		return nil
+	}
+	return rebuild("fetch %s[%d]: %w", topic, partition, err)
+}
+
+// stop ends the session cleanly: the last commit, then the flushes of close.
+func (s *session) stop() error {
+	s.e.setState(StateStopping)
+	if err := s.failed(); err != nil {
+		return s.abandon(err)
+	}
+	if err := s.pause(); err != nil {
+		return err
+	}
+	defer s.resume()
+	if err := s.commit(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// abandon ends the session for an error: what is uncommitted is aborted where that is possible, so that others need
+// not wait for the transaction to time out.
+func (s *session) abandon(err error) error {
+	var again *rebuildError
+	if errors.Is(err, ErrCrash) || errors.As(err, &again) {
+		return err
+	}
+	if s.inTxn {
+		ctx, cancel := context.WithTimeout(s.ctx, s.commitTimeout())
+		defer cancel()
+		if aborted := s.abortTransaction(ctx); aborted != nil {
+			s.log.Warn("the transaction will be aborted by its timeout", zap.Error(aborted))
+		}
+	}
+	return err
+}
+
+// close ends everything that the session started. After a crash or for a rebuild nothing is flushed or left; after all
+// else the tasks' committed rows go to disk.
+func (s *session) close(err error) error {
+	var again *rebuildError
+	drop := s.crashed || errors.As(err, &again)
+	if !drop && err != nil && !errors.Is(err, errEnded) {
+		s.e.setState(StateStopping)
+	}
+	s.cancel()
+	if s.cl != nil {
+		s.cl.CloseAllowingRebalance() // frees workers that wait in the producer
+	}
+	s.workers.Wait()
+	for _, t := range s.tasks {
+		s.retire(t, !drop)
+	}
+	s.async.Wait()
+	// Whatever was posted and not called belongs to tasks that are closed by now.
+	if s.plain != nil {
+		if s.e.cfg.LeaveOnStop && !drop && s.cl != nil {
+			s.leave()
+		}
+		s.plain.Close()
+	}
+	if errors.Is(err, errEnded) {
+		return nil
+	}
+	return err
+}
+
+// leave takes this member out of the group for good.
+func (s *session) leave() {
+	if s.e.cfg.InstanceID == "" {
+		return // closing the client left it
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
+	defer cancel()
+	_, err := s.adm.LeaveGroup(ctx, kadm.LeaveGroup(s.e.p.App).InstanceIDs(s.e.cfg.InstanceID).
+		Reason("stopped with LeaveOnStop"))
+	if err != nil {
+		s.log.Warn("could not leave the group; its place is kept until the session times out", zap.Error(err))
+	}
+}

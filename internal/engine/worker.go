@@ -1,0 +1,375 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/zap"
+
+	"tailrace.dev/internal/task"
+	"tailrace.dev/state"
+)
+
+// taskRun is a task of this process.
+type taskRun struct {
+	s      *session
+	id     task.ID
+	sub    *Sub
+	inputs []*input // in the order of sub.Sources
+	stores []*storeRun
+	log    *zap.Logger
+
+	cancel    context.CancelFunc // of its start
+	startDone chan struct{}      // closed when its start is over; nil: not started
+	running   bool               // its machine exists and may be run by workers
+
+	backend state.Backend // of the start, until startDone is closed
+	machine task.Machine
+
+	scheduled atomic.Bool  // shared: in the run queue, or being run
+	nextWall  atomic.Int64 // shared: wall-clock milliseconds to run it at, input or not; 0: none
+
+	// Written by the worker that runs it, read by the session with the workers paused.
+	dirty     bool
+	nextTimer int64 // of Punctuate
+	held      int64 // bytes it counts for in session.uncommitted
+
+	flush     *flushJob // under way, or nil
+	unflushed int64     // bytes it counts for in session.unflushed
+	refreshed int64     // when its positions were last written, Unix milliseconds
+	metadata  string    // committed last
+	failed    int       // flushes in a row
+}
+
+// input is one partition of an input topic, of one task.
+type input struct {
+	t         *taskRun
+	topic     string
+	partition int32
+
+	mu    sync.Mutex
+	inbox []inbound // shared: from the session to the worker
+	spare []inbound
+
+	records, bytes atomic.Int64 // shared: queued here and in the machine
+
+	// Owned by the session.
+	owned     bool
+	paused    bool
+	located   bool  // start is known
+	start     int64 // where processing starts
+	fresh     bool  // nothing was committed yet
+	next      int64 // first offset that was not delivered
+	committed int64
+	dropped   bool // records came before the task ran: they have to be fetched again
+	end       int64
+}
+
+// inbound is what a fetch brought for an input.
+type inbound struct {
+	records   []*kgo.Record
+	bytes     int64
+	next, end int64
+}
+
+const (
+	stepLimit    = 256
+	stepsASlice  = 16 // steps before a worker looks for another task
+	scratchBatch = 512
+)
+
+// deliver hands a fetched partition to its task.
+func (s *session) deliver(topic string, p *kgo.FetchPartition) {
+	parts := s.inputs[topic]
+	if int(p.Partition) >= len(parts) || parts[p.Partition] == nil {
+		return // revoked meanwhile
+	}
+	in := parts[p.Partition]
+	if !in.t.running {
+		in.dropped = true
+		return
+	}
+	records := p.Records
+	for len(records) > 0 && records[0].Offset < in.next {
+		records = records[1:]
+	}
+	if len(records) == 0 {
+		return
+	}
+	in.next = records[len(records)-1].Offset + 1
+	in.end = max(in.next, p.LastStableOffset, in.end)
+	var size int64
+	for _, r := range records {
+		size += int64(len(r.Key) + len(r.Value))
+	}
+	in.mu.Lock()
+	in.records.Add(int64(len(records)))
+	in.bytes.Add(size)
+	in.inbox = append(in.inbox, inbound{records, size, in.next, in.end})
+	in.mu.Unlock()
+	s.schedule(in.t)
+}
+
+// schedule puts a task into the run queue, once. The queue has room for all tasks.
+func (s *session) schedule(t *taskRun) {
+	if t.scheduled.CompareAndSwap(false, true) {
+		s.runq <- t
+	}
+}
+
+// over reports whether the input holds more than it may.
+func (in *input) over(cfg *Settings) bool {
+	return in.records.Load() >= int64(cfg.QueueRecords) || in.bytes.Load() >= int64(cfg.QueueBytes)
+}
+
+// low reports whether the input would like to have more.
+func (in *input) low(cfg *Settings) bool {
+	return in.records.Load() <= int64(cfg.QueueRecords)/2 && in.bytes.Load() <= int64(cfg.QueueBytes)/2
+}
+
+// full reports whether polling should wait for the workers: some input is over its bound and none runs low. Polling on
+// would only make the client drop what it fetched for the full ones.
+func (s *session) full() bool {
+	over := false
+	for _, t := range s.tasks {
+		if !t.running {
+			continue
+		}
+		for _, in := range t.inputs {
+			if in.over(s.e.cfg) {
+				over = true
+			} else if in.low(s.e.cfg) && !in.paused {
+				return false
+			}
+		}
+	}
+	return over
+}
+
+// balanceFetch pauses the inputs that are over their bound, so that others can be polled for, and resumes those that
+// have come down to half of it.
+func (s *session) balanceFetch() {
+	for _, t := range s.tasks {
+		if !t.running {
+			continue
+		}
+		for _, in := range t.inputs {
+			switch {
+			case !in.paused && in.over(s.e.cfg):
+				in.paused = true
+				s.cl.PauseFetchPartitions(map[string][]int32{in.topic: {in.partition}})
+			case in.paused && in.low(s.e.cfg):
+				in.paused = false
+				s.cl.ResumeFetchPartitions(map[string][]int32{in.topic: {in.partition}})
+			}
+		}
+	}
+}
+
+// runTimers schedules the tasks whose time has come and returns when the loop has to look again.
+func (s *session) runTimers(until time.Time) time.Time {
+	wall := s.e.wallMillis()
+	for _, t := range s.tasks {
+		at := t.nextWall.Load()
+		if at == 0 || !t.running {
+			continue
+		}
+		if at <= wall {
+			s.schedule(t)
+			continue
+		}
+		if in := time.Now().Add(time.Duration(at-wall) * time.Millisecond); in.Before(until) {
+			until = in
+		}
+	}
+	return until
+}
+
+// work is a worker: it runs one scheduled task at a time, for a slice.
+func (s *session) work() {
+	defer s.workers.Done()
+	scratch := make([]task.Record, 0, scratchBatch)
+	for {
+		var t *taskRun
+		select {
+		case t = <-s.runq:
+		case <-s.ctx.Done():
+			return
+		}
+		select {
+		case s.tokens <- struct{}{}:
+		case <-s.ctx.Done():
+			return
+		}
+		more := false
+		if t.running && s.failure.Load() == nil {
+			var err error
+			if more, err = s.runSlice(t, &scratch); err != nil {
+				s.fail(s.stepError(t, err))
+			}
+		}
+		t.scheduled.Store(false)
+		more = more || t.hasInbox()
+		<-s.tokens
+		if more && s.failure.Load() == nil {
+			s.schedule(t)
+		}
+	}
+}
+
+func (t *taskRun) hasInbox() bool {
+	if !t.running {
+		return false
+	}
+	for _, in := range t.inputs {
+		in.mu.Lock()
+		n := len(in.inbox)
+		in.mu.Unlock()
+		if n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// runSlice runs a task for a while. It reports whether there is more to do at once.
+func (s *session) runSlice(t *taskRun, scratch *[]task.Record) (more bool, err error) {
+	wall := s.e.wallMillis()
+	t.takeInbox(scratch)
+	t.dirty = true
+	for step := 0; ; step++ {
+		n, retry, err := t.machine.Step(stepLimit, wall)
+		if err != nil {
+			return false, err
+		}
+		s.send(t.machine.Outputs())
+		if n < stepLimit {
+			t.nextWall.Store(0)
+			if retry > 0 {
+				t.nextWall.Store(wall + retry)
+			}
+			break
+		}
+		if step == stepsASlice || s.pausing.Load() {
+			more = true
+			break
+		}
+	}
+	if t.nextTimer, err = t.machine.Punctuate(wall); err != nil {
+		return false, err
+	}
+	s.send(t.machine.Outputs())
+	if t.nextTimer > 0 {
+		if at := t.nextWall.Load(); at == 0 || t.nextTimer < at {
+			t.nextWall.Store(t.nextTimer)
+		}
+	}
+	t.publish()
+	return more, nil
+}
+
+// takeInbox moves what was fetched into the machine.
+func (t *taskRun) takeInbox(scratch *[]task.Record) {
+	for _, in := range t.inputs {
+		in.mu.Lock()
+		batch := in.inbox
+		in.inbox = in.spare[:0]
+		in.mu.Unlock()
+		for i := range batch {
+			t.enqueue(in, &batch[i], scratch)
+			batch[i] = inbound{}
+		}
+		in.spare = batch
+	}
+}
+
+func (t *taskRun) enqueue(in *input, b *inbound, scratch *[]task.Record) {
+	out := (*scratch)[:0]
+	used := min(len(b.records), cap(out))
+	for _, r := range b.records {
+		if r.Attrs.IsControl() {
+			continue
+		}
+		rec := task.Record{
+			Topic: in.topic, Partition: in.partition, Offset: r.Offset,
+			TimeMillis: r.Timestamp.UnixMilli(), Key: r.Key, Value: r.Value,
+		}
+		if len(r.Headers) > 0 {
+			rec.Headers = make([]task.Header, len(r.Headers))
+			for i, h := range r.Headers {
+				rec.Headers[i] = task.Header(h)
+			}
+		}
+		out = append(out, rec)
+		if len(out) == cap(out) {
+			t.machine.Enqueue(in.topic, out)
+			out = out[:0]
+		}
+	}
+	if len(out) > 0 {
+		t.machine.Enqueue(in.topic, out)
+	}
+	clear((*scratch)[:used]) // keep no record alive
+	t.machine.Position(in.topic, b.next, b.end)
+}
+
+// publish tells the session how much the task holds.
+func (t *taskRun) publish() {
+	s := t.s
+	room := false
+	for _, in := range t.inputs {
+		n, b := t.machine.Queued(in.topic)
+		records, size := int64(n), int64(b)
+		in.mu.Lock() // against deliver, which adds to both the inbox and the counts
+		for i := range in.inbox {
+			records += int64(len(in.inbox[i].records))
+			size += in.inbox[i].bytes
+		}
+		wasLow := in.low(s.e.cfg)
+		in.records.Store(records)
+		in.bytes.Store(size)
+		room = room || !wasLow && in.low(s.e.cfg)
+		in.mu.Unlock()
+	}
+	held := t.machine.Layers().Uncommitted()
+	total := s.uncommitted.Add(held - t.held)
+	t.held = held
+	if total+s.unflushed.Load() > s.e.cfg.StateBytes/2 && total > s.e.cfg.StateBytes/4 {
+		s.requestCommit()
+	}
+	if room {
+		s.wake()
+	}
+}
+
+// send produces outputs at once; they are part of the transaction that is open. It blocks while the producer is full.
+func (s *session) send(outputs []task.Output) {
+	if len(outputs) == 0 {
+		return
+	}
+	s.produced.Add(int64(len(outputs)))
+	slab := make([]kgo.Record, len(outputs))
+	for i := range outputs {
+		o, r := &outputs[i], &slab[i]
+		r.Topic, r.Partition, r.Key, r.Value = o.Topic, o.Partition, o.Key, o.Value
+		r.Timestamp = time.UnixMilli(o.TimeMillis)
+		if len(o.Headers) > 0 {
+			r.Headers = make([]kgo.RecordHeader, len(o.Headers))
+			for j, h := range o.Headers {
+				r.Headers[j] = kgo.RecordHeader(h)
+			}
+		}
+		s.cl.Produce(context.Background(), r, s.onSent)
+	}
+}
+
+// onSent notes the first record that could not be produced: a transaction with a failed record must not commit, though
+// the client would.
+func (s *session) onSent(r *kgo.Record, err error) {
+	if err != nil {
+		s.sendError.CompareAndSwap(nil, &sendFailure{err, r.Topic, r.Key, len(r.Key) + len(r.Value)})
+	}
+}
