@@ -1,0 +1,194 @@
+package conformance
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"tailrace.dev/processor"
+	"tailrace.dev/processor/processortest"
+	"tailrace.dev/serde"
+	"tailrace.dev/state"
+)
+
+// passed and failed count the cases, for the closing line.
+var passed, failed int
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if passed+failed > 0 {
+		fmt.Printf("%d passed, %d failed\n", passed, failed)
+	}
+	os.Exit(code)
+}
+
+// TestConformance replays every case. One that cannot be said in the public API has failed.
+func TestConformance(t *testing.T) {
+	for _, file := range caseFiles(t) {
+		c := loadCase(t, file)
+		ok := t.Run(c.Name, func(t *testing.T) { replay(t, c) })
+		if ok {
+			passed++
+		} else {
+			failed++
+		}
+	}
+}
+
+// replayer runs a case in its own way.
+type replayer func(t *testing.T, c *testCase) result
+
+// replayers are the cases that do not go through a topology of the DSL.
+var replayers = map[string]replayer{}
+
+// topologies build the others, by spec.op. They are pure functions of the spec.
+var topologies = map[string]func(b *builder){}
+
+func replay(t *testing.T, c *testCase) {
+	t.Helper()
+	op := c.Spec.Op
+	if op == "" {
+		op = "partition-choice"
+	}
+	var got result
+	switch {
+	case replayers[op] != nil:
+		got = replayers[op](t, c)
+	case topologies[op] != nil:
+		got = pipe(t, c, topologies[op])
+	default:
+		t.Fatalf("op %q cannot be expressed", op)
+	}
+	for _, m := range mismatches(c, parseRows(t, c.Expected), parseRows(t, c.Final), got) {
+		t.Error(m)
+	}
+}
+
+// builder is what a topology is made with: all keys and values are strings.
+type builder struct {
+	*processor.Builder
+	spec
+	topics map[string]*processor.Topic[string, string]
+	// final reads the rows of the store that spec.final_store asks for.
+	final func(d *processortest.Driver) []row
+}
+
+// topic returns the descriptor of a topic, one for each name.
+func (b *builder) topic(name string) *processor.Topic[string, string] {
+	if b.topics[name] == nil {
+		b.topics[name] = processor.NewTopic(name, serde.String, serde.String)
+	}
+	return b.topics[name]
+}
+
+// store declares a key-value store of strings.
+func (b *builder) store(name string) *state.KeyValueSpec[string, string] {
+	return state.KeyValue(name, serde.String, serde.String)
+}
+
+// join fills the joiner's template.
+func (b *builder) join(l, r string) string {
+	template := b.Joiner
+	if template == "" {
+		template = "{l}+{r}"
+	}
+	out := ""
+	for i := 0; i < len(template); {
+		switch {
+		case len(template) >= i+3 && template[i:i+3] == "{l}":
+			out += l
+			i += 3
+		case len(template) >= i+3 && template[i:i+3] == "{r}":
+			out += r
+			i += 3
+		default:
+			out += template[i : i+1]
+			i++
+		}
+	}
+	return out
+}
+
+// opt reads an absent value as "null", as Java does in text.
+func opt(o processor.Opt[string]) string { return o.Or("null") }
+
+func millis(t time.Time) text { return some(strconv.FormatInt(t.UnixMilli(), 10)) }
+
+// readFinal makes spec.final_store readable from a store.
+func readFinal[V any](b *builder, spec *state.KeyValueSpec[string, V]) {
+	if b.Final != spec.Name() {
+		return
+	}
+	b.final = func(d *processortest.Driver) []row {
+		var rows []row
+		for e, err := range processortest.Store(d, spec).All() {
+			if err != nil {
+				return []row{{"error": some(err.Error())}}
+			}
+			rows = append(rows, row{"key": some(e.Key), "value": some(fmt.Sprint(e.Value)), "ts": millis(e.Time)})
+		}
+		return rows
+	}
+}
+
+// pipe runs a case through a topology, one input at a time.
+func pipe(t *testing.T, c *testCase, build func(b *builder)) result {
+	t.Helper()
+	b := &builder{
+		Builder: processor.NewBuilder(), spec: c.Spec,
+		topics: make(map[string]*processor.Topic[string, string]),
+	}
+	build(b)
+	topology, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := processortest.New(t, topology, processortest.StartingAt(time.UnixMilli(0).UTC()))
+	names := c.Spec.Outputs
+	if names == nil {
+		names = []string{"output"}
+	}
+	outputs := make([]*processortest.OutputTopic[string, string], len(names))
+	for i, name := range names {
+		outputs[i] = processortest.Output(d, b.topic(name))
+	}
+	var got result
+	for step, in := range c.Inputs {
+		if in.Advance != nil {
+			d.AdvanceWallClock(time.Duration(*in.Advance) * time.Millisecond)
+		} else {
+			processortest.Input(d, b.topic(in.Topic)).PipeRecord(in.record())
+		}
+		for i, out := range outputs {
+			for _, r := range out.Read() {
+				got.records = append(got.records, outputRow(names[i], r, step))
+			}
+		}
+	}
+	for reason := range processor.DropReasons() {
+		got.dropped += d.Dropped(reason)
+	}
+	if b.final != nil {
+		got.final = b.final(d)
+	}
+	return got
+}
+
+func (in input) record() processor.Record[string, string] {
+	return processor.Record[string, string]{
+		Key: in.Key.s, NoKey: !in.Key.ok, Value: in.Value.s, Tombstone: !in.Value.ok, Time: time.UnixMilli(in.TS).UTC(),
+	}
+}
+
+func outputRow(topic string, r processor.Record[string, string], step int) row {
+	o := row{"topic": some(topic), "ts": millis(r.Time), "after": some(strconv.Itoa(step)), "key": {}, "value": {}}
+	if !r.NoKey {
+		o["key"] = some(r.Key)
+	}
+	if !r.Tombstone {
+		o["value"] = some(r.Value)
+	}
+	return o
+}
