@@ -82,6 +82,43 @@ func testDropStore(t *testing.T, s *subject) {
 	}
 }
 
+func testDeleteRange(t *testing.T, s *subject) {
+	a, b := s.register(t, "a"), s.register(t, "b")
+	for _, key := range oddKeys {
+		s.put(t, a, key, "v")
+		s.put(t, b, key, "v")
+	}
+	p := state.Position{Next: 5}
+	s.write(t, state.Write{Positions: map[state.StoreID]state.Position{a: p}})
+	for _, test := range []struct {
+		from, to string // "-" is nil
+		left     int
+	}{
+		{"a", "a", 20},
+		{"b", "a", 20},
+		{"-", "", 20},
+		{"a", "b", 15},
+		{"a", "b", 15},
+		{"\xff\xff", "-", 12},
+		{"-", "\x00\x01", 9},
+		{"", "-", 0},
+		{"-", "-", 0},
+	} {
+		if err := s.DeleteRange(a, bound(test.from), bound(test.to)); err != nil {
+			t.Fatalf("DeleteRange(%q, %q): %v", test.from, test.to, err)
+		}
+		if got := len(s.scan(t, a, nil, nil, false)); got != test.left {
+			t.Fatalf("DeleteRange(%q, %q) left %d rows, not %d", test.from, test.to, got, test.left)
+		}
+	}
+	s.reopen()
+	s.wantScan(t, a, nil, nil)
+	s.wantPosition(t, a, &p)
+	if got := len(s.scan(t, b, nil, nil, false)); got != len(oddKeys) {
+		t.Fatalf("%d rows of another store are left of %d", got, len(oddKeys))
+	}
+}
+
 func testDropLargeStore(t *testing.T, s *subject) {
 	a, b := s.register(t, "a"), s.register(t, "b")
 	const n = 30_000

@@ -62,7 +62,7 @@ func testModel(t *testing.T, s *subject) {
 				}
 			},
 			"rarely": func(t *rapid.T) {
-				switch rapid.IntRange(0, 40).Draw(t, "what") {
+				switch rapid.IntRange(0, 20).Draw(t, "what") {
 				case 0:
 					s.reopen()
 				case 1, 2:
@@ -72,6 +72,15 @@ func testModel(t *testing.T, s *subject) {
 					}
 					clear(m.rows[id])
 					delete(m.pos, id)
+				case 3, 4, 5:
+					id := store.Draw(t, "store")
+					from, to := bounds.Draw(t, "from"), bounds.Draw(t, "to")
+					if err := s.DeleteRange(id, from, to); err != nil {
+						t.Fatalf("DeleteRange: %v", err)
+					}
+					maps.DeleteFunc(m.rows[id], func(key, _ string) bool {
+						return key >= string(from) && (to == nil || key < string(to))
+					})
 				default:
 					t.Skip()
 				}

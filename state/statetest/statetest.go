@@ -39,6 +39,7 @@ func Run(t *testing.T, open func(t testing.TB) (b state.Backend, reopen func() s
 		{"cursor", testCursor},
 		{"positions", testPositions},
 		{"drop store", testDropStore},
+		{"delete range", testDeleteRange},
 		{"drop large store", testDropLargeStore},
 		{"large write", testLargeWrite},
 		{"large rows", testLargeRows},
@@ -386,6 +387,9 @@ func testUnknownStore(t *testing.T, s *subject) {
 	}
 	if _, _, err := s.Position(0); err == nil {
 		t.Error("Position of the store 0 succeeded")
+	}
+	if err := s.DeleteRange(unknown, nil, nil); err == nil {
+		t.Error("DeleteRange of an unknown store succeeded")
 	}
 	if err := s.DropStore(unknown); err == nil {
 		t.Error("DropStore of an unknown store succeeded")
