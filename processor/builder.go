@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -66,6 +67,9 @@ type node struct {
 	// empty once the key was changed.
 	keySerde string
 	rekeyed  *node // the operator that changed the key since the last topic, or nil
+	// mixedKeys is the operator that brought together records whose keys are encoded differently, or nil.
+	mixedKeys *node
+	owner     bool // it has stores that it alone writes
 
 	needsOld []*bool // set when something below asks for old values
 	sub      *subTopology
@@ -150,7 +154,9 @@ func (b *Builder) useStore(n *node, spec state.AnySpec, owner bool) {
 		}
 		d.owner = n
 	}
-	n.stores = append(n.stores, spec)
+	if !slices.Contains(n.stores, spec) {
+		n.stores = append(n.stores, spec)
+	}
 }
 
 // declareTopic checks that one name is declared by one descriptor only.
@@ -179,7 +185,11 @@ func (b *Builder) Build() (*Topology, error) {
 	t := newTopology(b)
 	b.errs = append(b.errs, t.check()...)
 	if len(b.errs) > 0 {
-		return nil, fmt.Errorf("processor: %d mistakes in the topology:\n%w", len(b.errs), errors.Join(b.errs...))
+		noun := "mistakes"
+		if len(b.errs) == 1 {
+			noun = "mistake"
+		}
+		return nil, fmt.Errorf("processor: %d %s in the topology:\n%w", len(b.errs), noun, errors.Join(b.errs...))
 	}
 	return t, nil
 }

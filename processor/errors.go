@@ -16,15 +16,16 @@ var (
 	ErrPanic = errors.New("processor: panic")
 )
 
-// TaskError is the failure of one record (or timer) of a task.
+// TaskError is the failure of one record of a task, or of a timer, or of starting or closing a Processor.
 type TaskError struct {
 	// Task is the task that was at work.
 	Task TaskID
-	// Topic, Partition and Offset name the input record; Topic is empty for a timer.
+	// Topic, Partition and Offset name the input record; Topic is empty outside of one.
 	Topic     string
 	Partition int32
 	Offset    int64
-	// Operator is the operator that failed, with the place in the program that declared it.
+	// Operator is the operator that failed, with the place in the program that declared it. Outside of a record it says
+	// what was called: "timer of …", "start of …", "close of …".
 	Operator string
 	// Err is the cause. It matches ErrDecode or ErrProcess.
 	Err error
@@ -33,11 +34,9 @@ type TaskError struct {
 // Error renders the failure with the place of the record and what to do.
 func (e *TaskError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "task %s: ", e.Task)
+	fmt.Fprintf(&b, "processor: task %s: ", e.Task)
 	if e.Topic != "" {
 		fmt.Fprintf(&b, "record %s[%d]@%d: ", e.Topic, e.Partition, e.Offset)
-	} else {
-		b.WriteString("timer: ")
 	}
 	fmt.Fprintf(&b, "%s: %v", e.Operator, e.Err)
 	switch {

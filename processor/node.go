@@ -1,7 +1,7 @@
 package processor
 
 import (
-	"fmt"
+	"strconv"
 	"time"
 
 	"tailrace.dev/internal/task"
@@ -34,6 +34,8 @@ type Operator struct {
 	Rekeys bool
 	// NeedsKey tells that records must be on the partition of their key.
 	NeedsKey bool
+	// KeyRequired is NeedsKey where Node.RequireKey has reported the mistake already.
+	KeyRequired bool
 }
 
 // Builder returns the builder that the node belongs to.
@@ -47,20 +49,25 @@ func newNode[K, V any](b *Builder, op Operator, parents ...*node) *Node[K, V] {
 	for _, s := range op.Owned {
 		b.useStore(m, s, true)
 	}
+	m.owner = len(op.Owned) > 0
 	for _, p := range parents {
-		if op.NeedsKey && p.rekeyed != nil {
-			b.Fail(op.Kind, "the key was changed by the %s at %s, so records may not be on the partition of their key: "+
-				"put stream.Repartition in between", p.rekeyed.kind, p.rekeyed.caller)
-		}
-		if p.rekeyed != nil {
-			m.rekeyed = p.rekeyed
+		switch {
+		case op.NeedsKey:
+			b.requireKey(p, op.Kind) // said here; what follows is not at fault
+		case !op.KeyRequired:
+			if p.rekeyed != nil {
+				m.rekeyed = p.rekeyed
+			}
+			if p.mixedKeys != nil {
+				m.mixedKeys = p.mixedKeys
+			}
 		}
 		if m.keySerde == "" {
 			m.keySerde = p.keySerde
 		}
 	}
 	if op.Rekeys {
-		m.rekeyed, m.keySerde = m, ""
+		m.rekeyed, m.mixedKeys, m.keySerde = m, nil, ""
 	}
 	return &Node[K, V]{b: b, meta: m}
 }
@@ -77,9 +84,10 @@ func Derive[K, V, K2, V2 any](
 		if err != nil {
 			return nil, err
 		}
+		t.at = n.meta
 		h, err := make(t, next)
 		if err != nil {
-			return nil, fmt.Errorf("%s at %s: %w", n.meta.kind, n.meta.caller, err)
+			return nil, err
 		}
 		return guard(t, n.meta, h), nil
 	})
@@ -121,9 +129,10 @@ func Derive2[KA, VA, KB, VB, K2, V2 any](
 		if err != nil {
 			return nil, err
 		}
+		t.at = n.meta
 		ha, hb, err := make(t, next)
 		if err != nil {
-			return nil, fmt.Errorf("%s at %s: %w", n.meta.kind, n.meta.caller, err)
+			return nil, err
 		}
 		p := &pair{guard(t, n.meta, ha), guard(t, n.meta, hb)}
 		t.memo[n.meta] = p
@@ -159,10 +168,16 @@ func Combine[K, V any](op Operator, first *Node[K, V], more ...*Node[K, V]) *Nod
 	}
 	n := newNode[K, V](first.b, op, metas...)
 	for _, p := range all {
-		if p.meta.keySerde != n.meta.keySerde {
-			n.meta.keySerde = ""
+		if p.b != first.b {
+			continue
+		}
+		if k := p.meta.keySerde; k != "" && k != n.meta.keySerde {
+			n.meta.mixedKeys = n.meta
 		}
 		p.outs = append(p.outs, n.handler)
+	}
+	if n.meta.mixedKeys != nil {
+		n.meta.keySerde = ""
 	}
 	return n
 }
@@ -201,17 +216,23 @@ func (n *Node[K, V]) handler(t *Task) (Handler[K, V], error) {
 	return h, nil
 }
 
-// AskOld makes the nodes above keep old values for a table's changes: wanted is set before any task starts.
+// AskOld makes the operators above, up to those that own the rows, tell old values in a table's changes: what they
+// registered by OnAskOld is set before any task starts.
 func (n *Node[K, V]) AskOld() {
 	seen := make(map[*node]bool)
 	var up func(m *node)
 	up = func(m *node) {
-		if seen[m] {
+		// What keeps its own rows has the old value at hand, and what makes no changes of a table has none to give:
+		// the tables above those are not concerned, and their filters behave differently once asked.
+		if seen[m] || len(m.needsOld) == 0 {
 			return
 		}
 		seen[m] = true
 		for _, w := range m.needsOld {
 			*w = true
+		}
+		if m.owner {
+			return
 		}
 		for _, p := range m.parents {
 			up(p)
@@ -224,12 +245,17 @@ func (n *Node[K, V]) AskOld() {
 func (n *Node[K, V]) OnAskOld(wanted *bool) { n.meta.needsOld = append(n.meta.needsOld, wanted) }
 
 // RequireKey reports a mistake unless the node's records are on the partition of their key. Operators that only
-// prepare what needs the key call it, so that the error names them.
-func (n *Node[K, V]) RequireKey(operator string) {
-	if r := n.meta.rekeyed; r != nil {
-		n.b.Fail(operator, "the key was changed by the %s at %s, so records may not be on the partition of their key: "+
-			"put stream.Repartition in between", r.kind, r.caller)
-		n.meta.rekeyed = nil // said once
+// prepare what needs the key call it, so that the error names them; what they prepare then sets Operator.KeyRequired.
+func (n *Node[K, V]) RequireKey(operator string) { n.b.requireKey(n.meta, operator) }
+
+func (b *Builder) requireKey(p *node, operator string) {
+	switch {
+	case p.rekeyed != nil:
+		b.Fail(operator, "the key was changed by the %s at %s, so records may not be on the partition of their key: "+
+			"put stream.Repartition in between", p.rekeyed.kind, p.rekeyed.caller)
+	case p.mixedKeys != nil:
+		b.Fail(operator, "the %s at %s takes streams whose keys are encoded differently, so equal keys may lie on "+
+			"different partitions: put stream.Repartition in between", p.mixedKeys.kind, p.mixedKeys.caller)
 	}
 }
 
@@ -331,7 +357,7 @@ func NewSwitch[K, V any](p *Node[K, V], op Operator, pick func(t *Task, r Record
 // Out adds an output, which descriptions call by the given name.
 func (s *Switch[K, V]) Out(name string) *Node[K, V] {
 	n := newNode[K, V](s.b, Operator{Kind: "branch"}, s.meta)
-	n.meta.label = "branch " + name
+	n.meta.label = "branch-" + strconv.Itoa(n.meta.id) + " " + name
 	s.outs = append(s.outs, n)
 	return n
 }

@@ -59,8 +59,8 @@ func (c *Context[K2, V2]) Forward(r Record[K2, V2]) error {
 }
 
 // Schedule calls f at the interval, by stream time or by the wall clock. Inside f, Forward needs a record with a time
-// of its own, and a store's Set takes the stream time. An error of f is that of a record which failed by Process; under
-// Skip, and for the wall clock under any policy, it stops the application.
+// of its own, and a store's Set takes the stream time. An error of f stops the application under any ErrorPolicy,
+// because there is no record to leave out.
 func (c *Context[K2, V2]) Schedule(kind TimeKind, interval time.Duration, f func(now time.Time) error) (*Timer, error) {
 	if interval <= 0 {
 		return nil, fmt.Errorf("processor: interval of a timer is %v: it must be positive", interval)
@@ -114,13 +114,13 @@ func ProcessWith[K, V, K2, V2 any](
 	}
 	var n *Node[K2, V2]
 	n = Derive(p, op, func(t *Task, next Handler[K2, V2]) (Handler[K, V], error) {
+		t.at = n.meta
 		proc := newP()
 		if proc == nil {
 			return nil, fmt.Errorf("processor: the function that makes the processor returned nil")
 		}
 		c := &Context[K2, V2]{t: t, at: n.meta, next: next}
 		if i, ok := proc.(Initer[K2, V2]); ok {
-			t.at = n.meta
 			if err := i.Init(c); err != nil {
 				return nil, fmt.Errorf("init: %w", err)
 			}

@@ -3,6 +3,7 @@ package processor
 import (
 	"errors"
 	"fmt"
+	"strconv"
 
 	"tailrace.dev/internal/task"
 	"tailrace.dev/serde"
@@ -81,9 +82,22 @@ func ToChosen[K, V any](p *Node[K, V], choose func(r Record[K, V]) *Topic[K, V],
 	})
 }
 
+// ErrNoTime is the error of a record that reaches a sink with a time before 1970, such as the zero time, which brokers
+// refuse.
+var ErrNoTime = errors.New("processor: a record has no time")
+
+// noTimeMillis is Kafka's mark of a record without a time, which may pass from topic to topic.
+const noTimeMillis = -1
+
 func addSink[K, V any](p *Node[K, V], name string, descriptor any, err error) *node {
 	m := p.b.addNode("sink", []*node{p.meta})
 	m.topic, m.label = name, "sink "+name
+	for _, n := range p.b.nodes {
+		if n != m && n.label == m.label {
+			m.label += "-" + strconv.Itoa(m.id)
+			break
+		}
+	}
 	p.b.declareTopic("sink", name, descriptor, err)
 	return m
 }
@@ -93,6 +107,9 @@ func sinkHandler[K, V any](t *Task, topic string, key serde.Serde[K], value serd
 	return func(r Record[K, V]) error {
 		out := task.Output{
 			Topic: topic, Partition: task.AnyPartition, TimeMillis: r.Time.UnixMilli(), Headers: r.Headers,
+		}
+		if out.TimeMillis < noTimeMillis {
+			return fmt.Errorf("%w: record for topic %q at %v: set Record.Time", ErrNoTime, topic, r.Time)
 		}
 		var err error
 		if !r.NoKey {

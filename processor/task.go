@@ -32,8 +32,7 @@ type Task struct {
 	arena      arena
 	streamTime int64 // Unix milliseconds, -1 before the first record
 	timers     timers
-	closers    []func() error
-	idleSince  int64
+	closers    []closer
 
 	memo   map[any]any
 	at     *node
@@ -65,9 +64,26 @@ const (
 	laggingInputWaitMillis = 10_000
 )
 
+// lack says why an input has no record to process. The task waits for each anew.
+type lack int
+
+const (
+	lackNothing lack = iota // records are queued
+	lackUnknown             // what the broker has is not known yet
+	lackFetched             // the broker has more than was fetched
+	lackMore                // everything that the broker has was processed
+)
+
+// closer is what an operator registered to be called at the end.
+type closer struct {
+	at *node
+	f  func() error
+}
+
 // input is one input topic of a task.
 type input struct {
 	topic   string // on the broker
+	node    *node
 	source  *source
 	queue   []task.Record
 	head    int
@@ -75,9 +91,24 @@ type input struct {
 	next    int64 // next offset to process; -1 unknown
 	fetched int64 // everything below is enqueued; -1 unknown
 	end     int64 // the broker is known to have records up to here; -1 unknown
+	lack    lack  // why it was empty when it was last looked at
+	since   int64 // the wall clock when that began
 }
 
 func (in *input) queued() int { return len(in.queue) - in.head }
+
+func (in *input) lacks() lack {
+	switch {
+	case in.queued() > 0:
+		return lackNothing
+	case in.end < 0 || in.fetched < 0:
+		return lackUnknown
+	case in.fetched < in.end:
+		return lackFetched
+	default:
+		return lackMore
+	}
+}
 
 // NewTask makes a task of the application app over a backend whose rows are restored. id.Sub must name a sub-topology of
 // t. The task is not usable before Start.
@@ -92,7 +123,7 @@ func (t *Topology) NewTask(app string, id TaskID, backend state.Backend, opts Ta
 	}
 	tk := &Task{id: id, app: app, sub: sub, opts: opts, layers: layers, byTopic: make(map[string]*input)}
 	for _, src := range sub.sources {
-		in := &input{topic: src.brokerTopic(app), next: -1, fetched: -1, end: -1}
+		in := &input{topic: src.brokerTopic(app), node: src, next: -1, fetched: -1, end: -1}
 		tk.inputs = append(tk.inputs, in)
 		tk.byTopic[in.topic] = in
 	}
@@ -123,56 +154,53 @@ func (t *Task) Start(committed []task.Offset, metadata string, wallMillis int64)
 	t.memo = make(map[any]any)
 	t.timers = timers{}
 	t.closers = nil
-	t.idleSince = 0
 	for _, in := range t.inputs {
 		in.queue, in.head, in.bytes = nil, 0, 0
 		in.next, in.fetched, in.end = -1, -1, -1
+		in.lack, in.since = lackNothing, 0
 	}
 	for _, o := range committed {
 		if in := t.byTopic[o.Topic]; in != nil {
 			in.next, in.fetched = o.Next, o.Next
 		}
 	}
-	return t.call(func() error {
-		for i, src := range t.sub.sources {
-			s, err := src.open(t)
+	return t.call("start", nil, func() error {
+		for _, in := range t.inputs {
+			s, err := in.node.open(t)
 			if err != nil {
 				return err
 			}
-			t.inputs[i].source = s
+			in.source = s
 		}
 		return nil
 	})
 }
 
-// call runs a user's code outside of a record, and turns a panic into an error.
-func (t *Task) call(f func() error) (err error) {
+// call runs a user's code outside of a record, and turns a panic into an error. what names the call.
+func (t *Task) call(what string, at *node, f func() error) (err error) {
+	t.at = at
 	defer func() {
 		if p := recover(); p != nil {
 			err = &panicError{p, debug.Stack()}
 		}
 		if err != nil {
-			err = t.fail(err)
+			err = t.fail(what, err)
 		}
 	}()
 	return f()
 }
 
-func (t *Task) fail(err error) *TaskError {
-	if e, ok := errors.AsType[*TaskError](err); ok {
-		return e // of a timer within the record
-	}
-	e := &TaskError{Task: t.id, Err: err}
+// fail says where a failure happened. what names the call, if it was not that of a record.
+func (t *Task) fail(what string, err error) *TaskError {
+	e := &TaskError{Task: t.id, Operator: what, Err: err}
 	if t.record != nil {
 		e.Topic, e.Partition, e.Offset = t.record.Topic, t.record.Partition, t.record.Offset
 	}
-	switch {
-	case errors.Is(err, ErrDecode):
-		e.Operator = "source"
-	case t.at != nil:
-		e.Operator = t.at.label + " (" + t.at.caller + ")"
-	default:
-		e.Operator = "start"
+	if t.at != nil {
+		if what != "" {
+			e.Operator += " of "
+		}
+		e.Operator += t.at.label + " (" + t.at.caller + ")"
 	}
 	if !errors.Is(err, ErrDecode) && !errors.Is(err, ErrProcess) {
 		e.Err = &processError{err}
@@ -251,38 +279,37 @@ func (t *Task) choose(wall int64) (best *input, retry int64) {
 		}
 		return nil, 0
 	}
-	var wait int64
 	for _, in := range t.inputs {
-		if in.queued() > 0 {
+		// An input that has been empty for long is not waited for again when another gets a record.
+		if l := in.lacks(); l != in.lack {
+			in.lack, in.since = l, wall
+		}
+		if in.lack == lackNothing {
 			if best == nil || in.queue[in.head].TimeMillis < best.queue[best.head].TimeMillis {
 				best = in
 			}
 			continue
 		}
-		wait = max(wait, t.patience(in))
+		retry = max(retry, in.since+t.patience(in.lack)-wall)
 	}
-	if best == nil || wait == 0 {
-		t.idleSince = 0
-		return best, 0
+	if best == nil {
+		return nil, 0
 	}
-	if t.idleSince == 0 {
-		t.idleSince = wall
-	}
-	if left := t.idleSince + wait - wall; left > 0 {
-		return nil, left
+	if retry > 0 {
+		return nil, retry
 	}
 	return best, 0
 }
 
 // patience returns for how long an empty input is worth waiting, in milliseconds.
-func (t *Task) patience(in *input) int64 {
+func (t *Task) patience(l lack) int64 {
 	idle := t.opts.MaxTaskIdle.Milliseconds()
 	switch {
-	case t.opts.MaxTaskIdle < 0:
+	case t.opts.MaxTaskIdle < 0 || l == lackNothing:
 		return 0
-	case in.end < 0 || in.fetched < 0:
+	case l == lackUnknown:
 		return max(idle, unknownInputWaitMillis)
-	case in.fetched < in.end:
+	case l == lackFetched:
 		return max(idle, laggingInputWaitMillis)
 	default:
 		return idle
@@ -292,32 +319,34 @@ func (t *Task) patience(in *input) int64 {
 // process runs one record through the topology, under the application's policies.
 func (t *Task) process(in *input, raw *task.Record) error {
 	undoable := t.opts.OnDecodeError.kind != policyFail || t.opts.OnProcessError.kind != policyFail
-	outputs := len(t.outputs)
+	outputs, drops, streamTime := len(t.outputs), t.drops, t.streamTime
 	if undoable {
 		t.layers.Savepoint()
 		t.timers.savepoint()
 	}
 	t.record, t.now = raw, raw.TimeMillis
 	t.streamTime = max(t.streamTime, raw.TimeMillis)
-	err := t.feed(in.source, raw)
+	err := t.feed(in, raw)
 	if err == nil {
-		err = t.fireStreamTimers()
+		err = t.layers.Err() // that a Processor may have kept to itself
 	}
 	if err == nil {
 		t.record = nil
-		return nil
+		// A failing timer is not the record's fault: left to the policy, it would fail at each record and so drop
+		// them all.
+		return t.fireStreamTimers()
 	}
-	e := t.fail(err)
+	e := t.fail("", err)
 	t.record = nil
 	policy := t.opts.OnProcessError
 	if errors.Is(err, ErrDecode) {
 		policy = t.opts.OnDecodeError
 	}
-	if policy.kind == policyFail {
-		return e
+	if policy.kind == policyFail || t.layers.Err() != nil {
+		return e // nor is it the record's fault that the disk cannot be read
 	}
 	clear(t.outputs[outputs:])
-	t.outputs = t.outputs[:outputs]
+	t.outputs, t.drops, t.streamTime = t.outputs[:outputs], drops, streamTime
 	t.layers.Rollback()
 	t.timers.rollback()
 	t.drops[DropFailed]++
@@ -330,14 +359,14 @@ func (t *Task) process(in *input, raw *task.Record) error {
 	return nil
 }
 
-func (t *Task) feed(s *source, raw *task.Record) (err error) {
+func (t *Task) feed(in *input, raw *task.Record) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = &panicError{p, debug.Stack()}
 		}
 	}()
-	t.at = nil
-	return s.feed(raw)
+	t.at = in.node
+	return in.source.feed(raw)
 }
 
 // release lets go of the outputs that were handed out.
@@ -400,7 +429,7 @@ func (t *Task) Close() error {
 	t.closers = nil
 	var errs []error
 	for _, c := range closers {
-		if err := t.call(c); err != nil {
+		if err := t.call("close", c.at, c.f); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -421,7 +450,7 @@ func (t *Task) StoreRows(spec state.AnySpec) (*state.Rows, error) {
 func (t *Task) RecordTimeMillis() int64 { return t.now }
 
 // OnClose registers what is to be called when the task ends or starts afresh.
-func (t *Task) OnClose(f func() error) { t.closers = append(t.closers, f) }
+func (t *Task) OnClose(f func() error) { t.closers = append(t.closers, closer{t.at, f}) }
 
 // metadataFormat is the first character of what is committed beside an offset.
 const metadataFormat = "1"

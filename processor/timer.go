@@ -1,7 +1,8 @@
 package processor
 
 import (
-	"math"
+	"cmp"
+	"slices"
 	"time"
 )
 
@@ -10,8 +11,9 @@ type TimeKind int
 
 const (
 	// StreamTime follows the highest record time that the task has seen: it moves with data only, and is the same
-	// at each replay. The first call comes with the first record, then at each multiple of the interval after it;
-	// what was missed is made up by one call. (Kafka Streams: PunctuationType.STREAM_TIME.)
+	// at each replay. The first call comes with the first record after the timer was scheduled, then with the first
+	// at or past each multiple of the interval, counted from 1970; what was missed is made up by one call. (Kafka
+	// Streams: PunctuationType.STREAM_TIME.)
 	StreamTime TimeKind = iota
 	// WallClock follows the clock of the machine, as well as processing permits: the first call comes one interval
 	// after it was scheduled.
@@ -31,64 +33,55 @@ type Timer struct {
 
 // Cancel ends the timer. It may be called from within the timer's own function.
 func (tm *Timer) Cancel() {
-	if !tm.gone {
-		tm.owner.note(tm)
-		tm.gone = true
+	if tm.gone {
+		return
+	}
+	tm.gone = true
+	if tm.owner.recording {
+		tm.owner.cancelled = append(tm.owner.cancelled, tm)
 	}
 }
 
-// timers are those of one task, and what undoes changes to them since a savepoint.
+// timers are those of one task, and what undoes the changes that a record made to them. They fire between records, so
+// that a record can only add and cancel.
 type timers struct {
-	all  []*Timer
-	undo []timerUndo
-	mark int
-}
+	all []*Timer
+	due []*Timer // scratch of fire
 
-type timerUndo struct {
-	timer *Timer
-	next  int64
-	gone  bool
+	recording bool
+	cancelled []*Timer // since the savepoint
+	mark      int      // how many there were at the savepoint
 }
 
 func (ts *timers) savepoint() {
-	ts.undo = ts.undo[:0]
-	live := ts.all[:0]
-	for _, tm := range ts.all {
-		if !tm.gone {
-			live = append(live, tm)
-		}
-	}
-	clear(ts.all[len(live):])
-	ts.all = live
+	ts.compact()
+	ts.recording = true
 	ts.mark = len(ts.all)
 }
 
-func (ts *timers) note(tm *Timer) {
-	ts.undo = append(ts.undo, timerUndo{tm, tm.next, tm.gone})
+// compact lets go of the timers that were cancelled. What they were cancelled by is done and cannot be undone any more.
+func (ts *timers) compact() {
+	ts.recording = false
+	clear(ts.cancelled)
+	ts.cancelled = ts.cancelled[:0]
+	ts.all = slices.DeleteFunc(ts.all, func(tm *Timer) bool { return tm.gone })
 }
 
 func (ts *timers) rollback() {
-	for i := len(ts.undo) - 1; i >= 0; i-- {
-		u := ts.undo[i]
-		u.timer.next, u.timer.gone = u.next, u.gone
+	for _, tm := range ts.cancelled {
+		tm.gone = false
 	}
-	ts.undo = ts.undo[:0]
 	for _, tm := range ts.all[ts.mark:] {
 		tm.gone = true
 	}
-	ts.all = ts.all[:ts.mark]
+	ts.compact()
 }
-
-// unscheduled is the next time of a stream-time timer before the first record.
-const unscheduled = math.MinInt64
 
 func (t *Task) schedule(at *node, kind TimeKind, interval time.Duration, f func(now time.Time) error) *Timer {
 	tm := &Timer{kind: kind, interval: max(1, interval.Milliseconds()), at: at, f: f, owner: &t.timers}
 	if kind == WallClock {
 		tm.next = t.wall + tm.interval
-	} else {
-		tm.next = unscheduled
-	}
+	} // by stream time: 0, so that the first record finds it due
 	t.timers.all = append(t.timers.all, tm)
 	return tm
 }
@@ -101,15 +94,24 @@ func (t *Task) fireStreamTimers() error {
 	return t.fire(StreamTime, t.streamTime)
 }
 
+// fire calls what is due, the longest due first. What the called functions schedule in turn waits for the next round,
+// so that a round always ends.
 func (t *Task) fire(kind TimeKind, now int64) error {
-	for i := 0; i < len(t.timers.all); i++ { // a timer may schedule others
-		tm := t.timers.all[i]
-		if tm.gone || tm.kind != kind || tm.next > now {
-			continue
+	ts := &t.timers
+	ts.compact()
+	ts.due = ts.due[:0]
+	for _, tm := range ts.all {
+		if tm.kind == kind && tm.next <= now {
+			ts.due = append(ts.due, tm)
 		}
-		t.timers.note(tm)
-		if tm.next == unscheduled {
-			tm.next = now
+	}
+	if len(ts.due) > 1 {
+		slices.SortStableFunc(ts.due, func(a, b *Timer) int { return cmp.Compare(a.next, b.next) })
+	}
+	for i, tm := range ts.due {
+		ts.due[i] = nil
+		if tm.gone {
+			continue // cancelled by another one
 		}
 		// The grid stays where it was anchored, and ticks that were missed are not made up one by one.
 		missed := (now - tm.next) / tm.interval
@@ -122,14 +124,16 @@ func (t *Task) fire(kind TimeKind, now int64) error {
 }
 
 func (t *Task) fireOne(tm *Timer, now int64) error {
-	record, was := t.record, t.now
-	t.record, t.now, t.at = nil, now, tm.at
+	t.now = now
 	if t.streamTime >= 0 {
 		t.now = t.streamTime
 	}
-	err := t.call(func() error { return tm.f(time.UnixMilli(now).UTC()) })
-	t.record, t.now = record, was
-	return err
+	return t.call("timer", tm.at, func() error {
+		if err := tm.f(time.UnixMilli(now).UTC()); err != nil {
+			return err
+		}
+		return t.layers.Err()
+	})
 }
 
 // Punctuate implements task.Machine.

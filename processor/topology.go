@@ -184,6 +184,18 @@ func (s *subTopology) sinks() []string {
 	return slices.Compact(names)
 }
 
+// repartitions returns the declared names of the internal topics that a sub-topology writes to, in order.
+func (s *subTopology) repartitions() []string {
+	var names []string
+	for _, n := range s.nodes {
+		if n.kind == "sink" && n.internal != nil {
+			names = append(names, n.topic)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Fingerprint identifies the shape of the topology, as far as what it leaves behind goes: sub-topologies, their topics,
 // their stores and how those are encoded. Operators in between do not count.
 func (t *Topology) Fingerprint() string {
@@ -197,10 +209,8 @@ func (t *Topology) Fingerprint() string {
 			k, v := st.SerdeIDs()
 			fmt.Fprintf(h, "store %s %s %s %s\n", st.Name(), st.Kind(), k, v)
 		}
-		for _, n := range s.nodes {
-			if n.kind == "sink" && n.internal != nil {
-				fmt.Fprintf(h, "repartition %s\n", n.topic)
-			}
+		for _, name := range s.repartitions() {
+			fmt.Fprintf(h, "repartition %s\n", name)
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])

@@ -57,6 +57,9 @@ func (c *objectCache[V]) put(key []byte, v V, timeMillis int64, rowBytes int) {
 	if o := c.find(key); o != nil {
 		c.size += size - o.bytes
 		o.value, o.timeMillis, o.bytes, o.lent = v, timeMillis, size, false
+		if c.size > c.limit/2 {
+			c.turn() // values grow, too
+		}
 		return
 	}
 	c.add(string(key), &object[V]{value: v, timeMillis: timeMillis, bytes: size})
@@ -64,7 +67,7 @@ func (c *objectCache[V]) put(key []byte, v V, timeMillis int64, rowBytes int) {
 
 func (c *objectCache[V]) add(key string, o *object[V]) {
 	if c.size+o.bytes > c.limit/2 {
-		c.old, c.young, c.size = c.young, nil, 0
+		c.turn()
 	}
 	if c.young == nil {
 		c.young = make(map[string]*object[V])
@@ -72,6 +75,9 @@ func (c *objectCache[V]) add(key string, o *object[V]) {
 	c.young[key] = o
 	c.size += o.bytes
 }
+
+// turn makes the young generation the old one.
+func (c *objectCache[V]) turn() { c.old, c.young, c.size = c.young, nil, 0 }
 
 func (c *objectCache[V]) drop(key []byte) {
 	if o, ok := c.young[string(key)]; ok {

@@ -65,21 +65,19 @@ func (s *KeyValueStore[K, V]) encodeKey(k K) ([]byte, error) {
 }
 
 func (s *KeyValueStore[K, V]) decode(row []byte, private bool) (V, int64, error) {
-	m, b, err := ParseRow(row)
-	if err == nil {
-		if private {
-			b = bytes.Clone(b) // the value may refer to its bytes, and its new owner may write to it
-			if b == nil {
-				b = []byte{}
-			}
-		}
-		var v V
-		if v, err = s.spec.value.Decode(b); err == nil {
-			return v, m.TimeMillis, nil
-		}
-	}
 	var zero V
-	return zero, 0, fmt.Errorf("state: store %q: decode value: %w", s.spec.name, err)
+	m, b, err := ParseRow(row)
+	if err != nil {
+		return zero, 0, s.rows.fail(err)
+	}
+	if private {
+		b = bytes.Clone(b) // the value may refer to its bytes, and its new owner may write to it
+	}
+	v, err := s.spec.value.Decode(b)
+	if err != nil {
+		return zero, 0, fmt.Errorf("state: store %q: decode value: %w", s.spec.name, err)
+	}
+	return v, m.TimeMillis, nil
 }
 
 // Get returns the value under k; ok is false when there is none. The value is the caller's own: changing it in place
@@ -263,7 +261,7 @@ func (s *KeyValueStore[K, V]) scan(from, to []byte, reverse bool) iter.Seq2[Entr
 			}
 		}
 		if err := sc.Err(); err != nil {
-			yield(Entry[K, V]{}, fmt.Errorf("state: store %q: scan: %w", s.spec.name, err))
+			yield(Entry[K, V]{}, err)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 )
@@ -29,6 +30,7 @@ type Layers struct {
 	sinceMillis    int64
 	positions      map[StoreID]Position // of the committed layer, newest
 	flushing       *Flush
+	err            error // of the first read that failed since the last Drop
 }
 
 // undoEntry restores one row of a computing layer.
@@ -50,10 +52,11 @@ type Rows struct {
 	committed *layer
 	flushing  *layer // nil when no flush is under way
 
-	// floor is the end of the rows that have expired: nothing reads below it, and a flush removes what is there.
-	floor      []byte
-	floorMoved bool
-	cells      map[string]*Cell
+	// floor is the end of the rows that have expired: nothing reads below it. committedFloor is what it was at the last
+	// commit: a flush removes what is below that. savedFloor is what it was at the savepoint.
+	floor, savedFloor, committedFloor []byte
+	floorMoved                        bool // committedFloor has, since the last flush
+	cells                             map[string]*Cell
 
 	// evict is told of keys whose newest write was undone, so that decoded copies of it go.
 	evict func(key string)
@@ -89,6 +92,9 @@ func (l *Layers) Rows(store string) *Rows {
 func (l *Layers) Savepoint() {
 	l.undo = l.undo[:0]
 	l.recording = true
+	for _, r := range l.stores {
+		r.savedFloor = r.floor
+	}
 }
 
 // Rollback undoes all writes since the Savepoint.
@@ -103,6 +109,9 @@ func (l *Layers) Rollback() {
 		}
 	}
 	l.undo = l.undo[:0]
+	for _, r := range l.stores {
+		r.floor = r.savedFloor
+	}
 }
 
 // Changed reports whether any row was written since the last Commit or Drop.
@@ -136,6 +145,9 @@ func (l *Layers) Commit(positions []Position, wallMillis int64) {
 				l.sinceMillis = wallMillis
 			}
 		}
+		if len(r.floor) > 0 && !bytes.Equal(r.floor, r.committedFloor) {
+			r.committedFloor, r.floorMoved = r.floor, true
+		}
 		if r.computing.len() == 0 {
 			continue
 		}
@@ -163,9 +175,25 @@ func (l *Layers) Drop() {
 			r.undone(r.computing.entries[i].key)
 		}
 		r.computing.clear()
+		r.floor = r.committedFloor
+		r.savedFloor = r.floor
 	}
 	l.computingBytes = 0
 	l.undo = l.undo[:0]
+	l.err = nil
+}
+
+// Err returns the error of the first read of the backend that failed since the last Drop, whether or not whoever read
+// has passed it on. The batch in progress is not to be trusted then.
+func (l *Layers) Err() error { return l.err }
+
+// fail notes an error of the backend, or of a row that it damaged.
+func (r *Rows) fail(err error) error {
+	err = fmt.Errorf("state: store %q: %w", r.spec.Name(), err)
+	if r.layers.err == nil {
+		r.layers.err = err
+	}
+	return err
 }
 
 // undone tells those that keep decoded copies that the newest write of a key is gone.
@@ -202,12 +230,12 @@ func (l *Layers) Freeze() *Flush {
 	f := &Flush{backend: l.backend, bytes: l.committedBytes, positions: l.positions}
 	for _, r := range l.stores {
 		if r.committed.len() > 0 {
-			f.parts = append(f.parts, flushPart{r.id, r.committed, r.floor})
+			f.parts = append(f.parts, flushPart{r.id, r.committed, r.committedFloor})
 			r.flushing, r.committed = r.committed, newLayer()
 			f.rows += r.flushing.len()
 		}
 		if r.floorMoved {
-			f.expired = append(f.expired, expiredRange{r.id, r.floor})
+			f.expired = append(f.expired, expiredRange{r.id, r.committedFloor})
 			r.floorMoved = false
 		}
 	}
@@ -302,7 +330,7 @@ func (r *Rows) Get(key []byte) ([]byte, error) {
 	}
 	row, err := r.layers.backend.Get(r.id, key)
 	if err != nil {
-		return nil, fmt.Errorf("state: store %q: %w", r.spec.Name(), err)
+		return nil, r.fail(err)
 	}
 	return row, nil
 }
@@ -330,11 +358,11 @@ func (r *Rows) Put(key, row []byte) {
 }
 
 // Forget tells that no one reads rows (of KindRow) below the key any more: they are removed from the backend with the
-// next flush, without a write to the changelog, whose retention lets go of them. The bound only ever rises; it is not
-// kept, so the owner says it again after a restart.
+// next flush, without a write to the changelog, whose retention lets go of them. The bound only ever rises, but for what
+// Rollback and Drop undo; it is not kept, so the owner says it again after a restart.
 func (r *Rows) Forget(below []byte) {
 	if string(below) > string(r.floor) {
-		r.floor, r.floorMoved = append([]byte(nil), below...), true
+		r.floor = append([]byte(nil), below...)
 	}
 }
 
@@ -373,7 +401,7 @@ func (c *Cell) Load() (v int64, ok bool, err error) {
 		if row != nil {
 			m, _, err := ParseRow(row)
 			if err != nil {
-				return 0, false, err
+				return 0, false, c.rows.fail(err)
 			}
 			c.value = m.TimeMillis
 		}

@@ -10,7 +10,7 @@ import (
 // deletions. A nil bound is open. Rows that are written while the scan is open are seen where they lie ahead of it.
 // The scanner must be closed.
 func (r *Rows) Scan(from, to []byte, reverse bool) *Scanner {
-	s := &Scanner{from: from, to: to, reverse: reverse}
+	s := &Scanner{rows: r, from: from, to: to, reverse: reverse}
 	// Newest first: the first source that has the smallest key wins.
 	s.sources[0] = &layerCursor{rows: r, pick: computingLayer, scan: s}
 	s.sources[1] = &layerCursor{rows: r, pick: committedLayer, scan: s}
@@ -106,6 +106,7 @@ type Scanner struct {
 	from, to []byte
 	reverse  bool
 	sources  [3]*layerCursor
+	rows     *Rows
 	disk     Cursor
 	diskOK   bool
 
@@ -167,7 +168,12 @@ func (s *Scanner) Key() []byte { return s.key }
 func (s *Scanner) Row() []byte { return s.row }
 
 // Err returns the error that ended the scan early, if any.
-func (s *Scanner) Err() error { return s.disk.Err() }
+func (s *Scanner) Err() error {
+	if err := s.disk.Err(); err != nil {
+		return s.rows.fail(err)
+	}
+	return nil
+}
 
 // Close releases the scanner.
 func (s *Scanner) Close() { s.disk.Close() }

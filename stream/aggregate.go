@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"reflect"
 	"time"
 
 	"tailrace.dev/processor"
@@ -38,13 +39,15 @@ func Count[K, V, RK any](g Grouping[K, V, RK], store state.Spec[RK, int64]) *tab
 
 // Aggregate folds the records of each key into a value: f makes the next value of the last one, the key and the record's
 // value. It starts at the zero value, or at what the store's spec says by Initially. f owns its first argument and may
-// change it in place and return it; it must not change the others.
+// change it in place and return it; it must not change the others, nor what it has put of them into the first: other
+// operators hold them too.
 //
 // Records without a key, and tombstones, are dropped and counted. The time of a row is the largest of its records'.
 // (Kafka Streams: KGroupedStream#aggregate, KStreamAggregate.)
 func Aggregate[K, V, RK, A any](
 	g Grouping[K, V, RK], store state.Spec[RK, A], f func(a A, k K, v V) A,
 ) *table.Table[RK, A] {
+	given(g.source(), "aggregate", f != nil)
 	return fold(g, store, "aggregate", true, func(initial func() A) step[K, V, A] {
 		return func(a processor.Opt[A], k K, v V) processor.Opt[A] {
 			if !a.OK {
@@ -60,6 +63,7 @@ func Aggregate[K, V, RK, A any](
 //
 // The rest is as in Aggregate. (Kafka Streams: KGroupedStream#reduce.)
 func Reduce[K, V, RK any](g Grouping[K, V, RK], store state.Spec[RK, V], f func(a, v V) V) *table.Table[RK, V] {
+	given(g.source(), "reduce", f != nil)
 	return fold(g, store, "reduce", false, func(func() V) step[K, V, V] {
 		return func(a processor.Opt[V], _ K, v V) processor.Opt[V] {
 			if !a.OK {
@@ -76,6 +80,7 @@ func Reduce[K, V, RK any](g Grouping[K, V, RK], store state.Spec[RK, V], f func(
 func Fold[K, V, RK, A any](
 	g Grouping[K, V, RK], store state.Spec[RK, A], f func(a processor.Opt[A], k K, v V) processor.Opt[A],
 ) *table.Table[RK, A] {
+	given(g.source(), "fold", f != nil)
 	return fold(g, store, "fold", true, func(func() A) step[K, V, A] { return f })
 }
 
@@ -88,6 +93,7 @@ func fold[K, V, RK, A any](
 	g Grouping[K, V, RK], store state.Spec[RK, A], kind string, own bool, newStep func(initial func() A) step[K, V, A],
 ) *table.Table[RK, A] {
 	s := g.source()
+	own = own && reflect.TypeFor[A]() != reflect.TypeFor[V]() // else the step may return the record's value itself
 	// A Grouping of this kind has RK = K, which the type system cannot say of one method in general.
 	spec, ok := any(store).(*state.KeyValueSpec[K, A])
 	if !ok || spec == nil {
@@ -95,7 +101,7 @@ func fold[K, V, RK, A any](
 		spec = state.KeyValue[K, A]("", nil, nil)
 	}
 	wantOld := new(bool)
-	n := processor.Derive(s.node, processor.Operator{Kind: kind, Owned: []state.AnySpec{spec}, NeedsKey: true},
+	n := processor.Derive(s.node, processor.Operator{Kind: kind, Owned: []state.AnySpec{spec}, KeyRequired: true},
 		func(t *processor.Task, next processor.Handler[K, table.Change[A]]) (processor.Handler[K, V], error) {
 			st, err := spec.Open(t)
 			if err != nil {

@@ -13,6 +13,7 @@ import (
 // of the table a record meets depends on how the two inputs interleave: see Config.MaxTaskIdle. (Kafka Streams:
 // KStream#join with a KTable, KStreamKTableJoin.)
 func Join[K, V, T, W any](s *Stream[K, V], t *table.Table[K, T], f func(k K, v V, row T) W) *Stream[K, W] {
+	given(s, "join", f != nil)
 	return joinTable(s, t, "join", false, func(k K, v V, row processor.Opt[T]) W { return f(k, v, row.V) })
 }
 
@@ -21,12 +22,18 @@ func Join[K, V, T, W any](s *Stream[K, V], t *table.Table[K, T], f func(k K, v V
 func LeftJoin[K, V, T, W any](
 	s *Stream[K, V], t *table.Table[K, T], f func(k K, v V, row processor.Opt[T]) W,
 ) *Stream[K, W] {
+	given(s, "left-join", f != nil)
 	return joinTable(s, t, "left-join", true, f)
 }
 
 func joinTable[K, V, T, W any](
 	s *Stream[K, V], tb *table.Table[K, T], kind string, left bool, f func(k K, v V, row processor.Opt[T]) W,
 ) *Stream[K, W] {
+	if tb == nil {
+		s.node.Builder().Fail(kind, "the table is nil")
+		return New(processor.Derive(s.node, processor.Operator{Kind: kind},
+			func(*processor.Task, processor.Handler[K, W]) (processor.Handler[K, V], error) { return nil, nil }))
+	}
 	op := processor.Operator{Kind: kind, Stores: tb.Stores(), NeedsKey: true}
 	return New(processor.Derive2(s.node, tb.Node(), op,
 		func(t *processor.Task, next processor.Handler[K, W]) (

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"tailrace.dev/processor"
+	"tailrace.dev/state"
 )
 
 // derive adds an operator that handles each record by a function without state.
@@ -15,8 +16,16 @@ func derive[K, V, K2, V2 any](
 		}))
 }
 
+// given reports a function that is nil at the call, which would otherwise panic at the first record.
+func given[K, V any](s *Stream[K, V], kind string, ok bool) {
+	if !ok {
+		s.node.Builder().Fail(kind, "the function is nil")
+	}
+}
+
 // Filter keeps the records that keep is true for. Tombstones pass. (Kafka Streams: KStream#filter.)
 func Filter[K, V any](s *Stream[K, V], keep func(k K, v V) bool) *Stream[K, V] {
+	given(s, "filter", keep != nil)
 	return New(processor.Derive(s.node, processor.Operator{Kind: "filter"},
 		func(_ *processor.Task, next processor.Handler[K, V]) (processor.Handler[K, V], error) {
 			return func(r processor.Record[K, V]) error {
@@ -30,6 +39,7 @@ func Filter[K, V any](s *Stream[K, V], keep func(k K, v V) bool) *Stream[K, V] {
 
 // FilterNot keeps the records that drop is false for. Tombstones pass. (Kafka Streams: KStream#filterNot.)
 func FilterNot[K, V any](s *Stream[K, V], drop func(k K, v V) bool) *Stream[K, V] {
+	given(s, "filter-not", drop != nil)
 	op := processor.Operator{Kind: "filter-not"}
 	return derive(s, op, func(_ *processor.Task, r processor.Record[K, V], next processor.Handler[K, V]) error {
 		if r.Tombstone || !drop(r.Key, r.Value) {
@@ -41,6 +51,7 @@ func FilterNot[K, V any](s *Stream[K, V], drop func(k K, v V) bool) *Stream[K, V
 
 // FilterRecord keeps the records that keep is true for; tombstones are asked about too.
 func FilterRecord[K, V any](s *Stream[K, V], keep func(r processor.Record[K, V]) bool) *Stream[K, V] {
+	given(s, "filter-record", keep != nil)
 	op := processor.Operator{Kind: "filter-record"}
 	return derive(s, op, func(_ *processor.Task, r processor.Record[K, V], next processor.Handler[K, V]) error {
 		if keep(r) {
@@ -53,6 +64,7 @@ func FilterRecord[K, V any](s *Stream[K, V], keep func(r processor.Record[K, V])
 // Map makes another value of each value; key, time and headers stay. Tombstones pass. (Kafka Streams:
 // KStream#mapValues.)
 func Map[K, V, W any](s *Stream[K, V], f func(k K, v V) W) *Stream[K, W] {
+	given(s, "map", f != nil)
 	return New(processor.Derive(s.node, processor.Operator{Kind: "map"},
 		func(_ *processor.Task, next processor.Handler[K, W]) (processor.Handler[K, V], error) {
 			return func(r processor.Record[K, V]) error {
@@ -67,6 +79,7 @@ func Map[K, V, W any](s *Stream[K, V], f func(k K, v V) W) *Stream[K, W] {
 // FlatMap makes any number of values of each value, in order; key, time and headers stay. Tombstones pass. (Kafka
 // Streams: KStream#flatMapValues.)
 func FlatMap[K, V, W any](s *Stream[K, V], f func(k K, v V) []W) *Stream[K, W] {
+	given(s, "flat-map", f != nil)
 	op := processor.Operator{Kind: "flat-map"}
 	return derive(s, op, func(_ *processor.Task, r processor.Record[K, V], next processor.Handler[K, W]) error {
 		if r.Tombstone {
@@ -86,6 +99,7 @@ func FlatMap[K, V, W any](s *Stream[K, V], f func(k K, v V) []W) *Stream[K, W] {
 func MapRecord[K, V, K2, V2 any](
 	s *Stream[K, V], f func(r processor.Record[K, V]) processor.Record[K2, V2],
 ) *Stream[K2, V2] {
+	given(s, "map-record", f != nil)
 	op := processor.Operator{Kind: "map-record", Rekeys: true}
 	return derive(s, op, func(_ *processor.Task, r processor.Record[K, V], next processor.Handler[K2, V2]) error {
 		return next(f(r))
@@ -97,6 +111,7 @@ func MapRecord[K, V, K2, V2 any](
 func FlatMapRecord[K, V, K2, V2 any](
 	s *Stream[K, V], f func(r processor.Record[K, V]) []processor.Record[K2, V2],
 ) *Stream[K2, V2] {
+	given(s, "flat-map-record", f != nil)
 	op := processor.Operator{Kind: "flat-map-record", Rekeys: true}
 	return derive(s, op, func(_ *processor.Task, r processor.Record[K, V], next processor.Handler[K2, V2]) error {
 		for _, out := range f(r) {
@@ -112,6 +127,7 @@ func FlatMapRecord[K, V, K2, V2 any](
 // told from a value that is not there. Records stay where they are until a Repartition brings them to the partition of
 // the new key; grouping or joining before that is a mistake that Build reports. (Kafka Streams: KStream#selectKey.)
 func Rekey[K, V, K2 any](s *Stream[K, V], f func(k K, v V) K2) *Stream[K2, V] {
+	given(s, "rekey", f != nil)
 	op := processor.Operator{Kind: "rekey", Rekeys: true}
 	return derive(s, op, func(t *processor.Task, r processor.Record[K, V], next processor.Handler[K2, V]) error {
 		if r.Tombstone {
@@ -124,6 +140,7 @@ func Rekey[K, V, K2 any](s *Stream[K, V], f func(k K, v V) K2) *Stream[K2, V] {
 
 // RekeyRecord is Rekey with a function that sees tombstones as well.
 func RekeyRecord[K, V, K2 any](s *Stream[K, V], f func(r processor.Record[K, V]) K2) *Stream[K2, V] {
+	given(s, "rekey-record", f != nil)
 	op := processor.Operator{Kind: "rekey-record", Rekeys: true}
 	return derive(s, op, func(_ *processor.Task, r processor.Record[K, V], next processor.Handler[K2, V]) error {
 		return next(processor.WithKey(r, f(r)))
@@ -133,6 +150,7 @@ func RekeyRecord[K, V, K2 any](s *Stream[K, V], f func(r processor.Record[K, V])
 // FlatRekey sends each record on once for each key that f returns, in order. Tombstones are dropped and counted. The rest
 // is as in Rekey.
 func FlatRekey[K, V, K2 any](s *Stream[K, V], f func(k K, v V) []K2) *Stream[K2, V] {
+	given(s, "flat-rekey", f != nil)
 	op := processor.Operator{Kind: "flat-rekey", Rekeys: true}
 	return derive(s, op, func(t *processor.Task, r processor.Record[K, V], next processor.Handler[K2, V]) error {
 		if r.Tombstone {
@@ -151,6 +169,7 @@ func FlatRekey[K, V, K2 any](s *Stream[K, V], f func(k K, v V) []K2) *Stream[K2,
 // Peek calls f for each record and passes it on. Tombstones pass without a call. f is called again for records that are
 // processed again after a failure, so it is for looking, not for doing. (Kafka Streams: KStream#peek.)
 func Peek[K, V any](s *Stream[K, V], f func(k K, v V)) *Stream[K, V] {
+	given(s, "peek", f != nil)
 	op := processor.Operator{Kind: "peek"}
 	return derive(s, op, func(_ *processor.Task, r processor.Record[K, V], next processor.Handler[K, V]) error {
 		if !r.Tombstone {
@@ -162,6 +181,7 @@ func Peek[K, V any](s *Stream[K, V], f func(k K, v V)) *Stream[K, V] {
 
 // PeekRecord is Peek with a function that sees tombstones as well.
 func PeekRecord[K, V any](s *Stream[K, V], f func(r processor.Record[K, V])) *Stream[K, V] {
+	given(s, "peek-record", f != nil)
 	op := processor.Operator{Kind: "peek-record"}
 	return derive(s, op, func(_ *processor.Task, r processor.Record[K, V], next processor.Handler[K, V]) error {
 		f(r)
@@ -172,6 +192,7 @@ func PeekRecord[K, V any](s *Stream[K, V], f func(r processor.Record[K, V])) *St
 // ForEach calls f for each record that is not a tombstone, and ends the stream. f is called again for records that are
 // processed again after a failure. (Kafka Streams: KStream#foreach.)
 func ForEach[K, V any](s *Stream[K, V], f func(k K, v V)) {
+	given(s, "for-each", f != nil)
 	op := processor.Operator{Kind: "for-each"}
 	derive(s, op, func(_ *processor.Task, r processor.Record[K, V], _ processor.Handler[K, V]) error {
 		if !r.Tombstone {
@@ -219,6 +240,8 @@ func (sp *Splitter[K, V]) When(name string, test func(k K, v V) bool) *Stream[K,
 	switch {
 	case test == nil:
 		sp.sw.Builder().Fail("split", "the function of branch %q is nil", name)
+	case state.CheckName("branch", name) != nil:
+		sp.sw.Builder().Fail("split", "%v", state.CheckName("branch", name))
 	case sp.rest:
 		sp.sw.Builder().Fail("split", "branch %q comes after Otherwise, so no record would reach it", name)
 	case sp.names[name]:

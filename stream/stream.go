@@ -59,9 +59,13 @@ func Repartition[K, V any](s *Stream[K, V], r *processor.Repartition[K, V]) *Str
 // Merge takes the records of several streams as they come: in order within each, in no order between them. (Kafka
 // Streams: KStream#merge.)
 func Merge[K, V any](first *Stream[K, V], more ...*Stream[K, V]) *Stream[K, V] {
-	nodes := make([]*processor.Node[K, V], len(more))
-	for i, s := range more {
-		nodes[i] = s.node
+	nodes := make([]*processor.Node[K, V], 0, len(more))
+	for _, s := range more {
+		if s == nil {
+			first.node.Builder().Fail("merge", "a stream is nil")
+			continue
+		}
+		nodes = append(nodes, s.node)
 	}
 	return New(processor.Combine(processor.Operator{Kind: "merge"}, first.node, nodes...))
 }

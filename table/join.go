@@ -15,6 +15,7 @@ import (
 // the application starts. The time of the result is the larger of the two rows'; it may go back, because tables are
 // ordered by offset. (Kafka Streams: KTable#join, KTableKTableInnerJoin.)
 func Join[K, L, R, W any](left *Table[K, L], right *Table[K, R], f func(k K, l L, r R) W) *Table[K, W] {
+	given(left, "join", f != nil)
 	return join(left, right, "join", true, func(k K, l processor.Opt[L], r processor.Opt[R]) (W, bool) {
 		if !l.OK || !r.OK {
 			var none W
@@ -31,6 +32,7 @@ func Join[K, L, R, W any](left *Table[K, L], right *Table[K, R], f func(k K, l L
 func LeftJoin[K, L, R, W any](
 	left *Table[K, L], right *Table[K, R], f func(k K, l L, r processor.Opt[R]) W,
 ) *Table[K, W] {
+	given(left, "left-join", f != nil)
 	return join(left, right, "left-join", false, func(k K, l processor.Opt[L], r processor.Opt[R]) (W, bool) {
 		if !l.OK {
 			var none W
@@ -48,7 +50,17 @@ type combiner[K, L, R, W any] func(k K, l processor.Opt[L], r processor.Opt[R]) 
 func join[K, L, R, W any](
 	left *Table[K, L], right *Table[K, R], kind string, needsRight bool, combine combiner[K, L, R, W],
 ) *Table[K, W] {
+	if right == nil {
+		left.node.Builder().Fail(kind, "the right table is nil")
+		right = &Table[K, R]{node: processor.Derive(left.node, processor.Operator{Kind: kind},
+			func(*processor.Task, processor.Handler[K, Change[R]]) (processor.Handler[K, Change[L]], error) {
+				return nil, nil
+			})}
+	}
 	wantOld := new(bool)
+	if !needsRight {
+		left.node.AskOld() // to tell a deletion of nothing
+	}
 	stores := union(left.stores, right.stores)
 	op := processor.Operator{Kind: kind, Stores: stores, NeedsKey: true}
 	type next = processor.Handler[K, Change[W]]
@@ -74,6 +86,9 @@ func join[K, L, R, W any](
 				other, at, err := lookup(getRight, r.Key)
 				if err != nil || (needsRight && !other.OK) {
 					return err
+				}
+				if !other.OK && !r.Value.New.OK && !r.Value.Old.OK {
+					return nil // there was no row, and there is none
 				}
 				c := Change[W]{New: result(r.Key, r.Value.New, other)}
 				if *wantOld {

@@ -10,11 +10,13 @@ import (
 // for old values, which shows that there is nothing to delete. The time of the result is that of the change. (Kafka
 // Streams: KTable#filter, KTableFilter.)
 func Filter[K, V any](t *Table[K, V], keep func(k K, v V) bool) *Table[K, V] {
+	given(t, "filter", keep != nil)
 	return derive(t, "filter", func(k K, v V) (V, bool) { return v, keep(k, v) }, true)
 }
 
 // FilterNot keeps the rows that drop is false for. It is Filter with the opposite function.
 func FilterNot[K, V any](t *Table[K, V], drop func(k K, v V) bool) *Table[K, V] {
+	given(t, "filter-not", drop != nil)
 	return derive(t, "filter-not", func(k K, v V) (V, bool) { return v, !drop(k, v) }, true)
 }
 
@@ -22,7 +24,15 @@ func FilterNot[K, V any](t *Table[K, V], drop func(k K, v V) bool) *Table[K, V] 
 // is computed again where it is looked up. The time of the result is that of the change. (Kafka Streams:
 // KTable#mapValues.)
 func Map[K, V, W any](t *Table[K, V], f func(k K, v V) W) *Table[K, W] {
+	given(t, "map", f != nil)
 	return derive(t, "map", func(k K, v V) (W, bool) { return f(k, v), true }, false)
+}
+
+// given reports a function that is nil at the call, which would otherwise panic at the first record.
+func given[K, V any](t *Table[K, V], kind string, ok bool) {
+	if !ok {
+		t.node.Builder().Fail(kind, "the function is nil")
+	}
 }
 
 // derive makes a table of a pure function of each row; filters tells that the function may leave rows out.
