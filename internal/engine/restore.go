@@ -402,7 +402,7 @@ func (s *session) apply(t *taskRun, st *storeRun, records []*kgo.Record, rows []
 		if r.Attrs.IsControl() || bytes.Equal(r.Key, barrierKey) {
 			continue
 		}
-		if len(r.Key) == 0 || r.Key[0] != state.KindRow && r.Key[0] != state.KindMeta {
+		if len(r.Key) == 0 || r.Key[0] > state.KindIndex {
 			return rows, &Error{
 				Kind: ErrForeignChangelog, Topic: r.Topic, Partition: r.Partition,
 				Detail: fmt.Sprintf("the record at offset %d has no row key", r.Offset),
