@@ -107,10 +107,21 @@ const (
 	DropNoTopic
 	// DropLate is a record behind the grace period of its window.
 	DropLate
+	// DropOutdated is a change of a versioned table that came too late to be the newest, where only the newest counts.
+	DropOutdated
 	// DropFailed is a record left out by an ErrorPolicy.
 	DropFailed
 	dropReasons // their number
 )
+
+// DropReasons returns all reasons, with the names that metrics use.
+func DropReasons() map[DropReason]string {
+	all := make(map[DropReason]string, dropReasons)
+	for d := range dropReasons {
+		all[d] = d.String()
+	}
+	return all
+}
 
 // String names the reason as metrics do.
 func (d DropReason) String() string {
@@ -123,6 +134,8 @@ func (d DropReason) String() string {
 		return "no_topic"
 	case DropLate:
 		return "late"
+	case DropOutdated:
+		return "outdated"
 	case DropFailed:
 		return "failed"
 	case dropReasons:

@@ -103,3 +103,12 @@ func RepartitionTopic(app, name string) string { return app + "-" + name + "-rep
 
 // ChangelogTopic returns the name on the broker of the changelog of an application's store.
 func ChangelogTopic(app, store string) string { return app + "-" + store + "-changelog" }
+
+// RepartitionAs returns the repartition topic r for records with other values than its declaration says, such as the
+// changes of a table. It is for writing operators.
+func RepartitionAs[V2, K, V any](r *Repartition[K, V], value serde.Serde[V2]) *Repartition[K, V2] {
+	if r == nil {
+		return nil
+	}
+	return &Repartition[K, V2]{name: r.name, key: r.key, value: value, partitions: r.partitions, err: r.err}
+}

@@ -16,7 +16,7 @@ import (
 // ordered by offset. (Kafka Streams: KTable#join, KTableKTableInnerJoin.)
 func Join[K, L, R, W any](left *Table[K, L], right *Table[K, R], f func(k K, l L, r R) W) *Table[K, W] {
 	given(left, "join", f != nil)
-	return join(left, right, "join", true, func(k K, l processor.Opt[L], r processor.Opt[R]) (W, bool) {
+	return join(left, right, "join", needs{left: true, right: true}, func(k K, l processor.Opt[L], r processor.Opt[R]) (W, bool) {
 		if !l.OK || !r.OK {
 			var none W
 			return none, false
@@ -33,7 +33,7 @@ func LeftJoin[K, L, R, W any](
 	left *Table[K, L], right *Table[K, R], f func(k K, l L, r processor.Opt[R]) W,
 ) *Table[K, W] {
 	given(left, "left-join", f != nil)
-	return join(left, right, "left-join", false, func(k K, l processor.Opt[L], r processor.Opt[R]) (W, bool) {
+	return join(left, right, "left-join", needs{left: true}, func(k K, l processor.Opt[L], r processor.Opt[R]) (W, bool) {
 		if !l.OK {
 			var none W
 			return none, false
@@ -42,13 +42,32 @@ func LeftJoin[K, L, R, W any](
 	})
 }
 
+// OuterJoin joins two tables by key: a row of the result is there while at least one side has one.
+//
+// The rest is as in Join. (Kafka Streams: KTable#outerJoin, KTableKTableOuterJoin.)
+func OuterJoin[K, L, R, W any](
+	left *Table[K, L], right *Table[K, R], f func(k K, l processor.Opt[L], r processor.Opt[R]) W,
+) *Table[K, W] {
+	given(left, "outer-join", f != nil)
+	return join(left, right, "outer-join", needs{}, func(k K, l processor.Opt[L], r processor.Opt[R]) (W, bool) {
+		if !l.OK && !r.OK {
+			var none W
+			return none, false
+		}
+		return f(k, l, r), true
+	})
+}
+
+// needs tells which sides a result cannot do without.
+type needs struct{ left, right bool }
+
 // combiner makes a row of the result, or tells that there is none.
 type combiner[K, L, R, W any] func(k K, l processor.Opt[L], r processor.Opt[R]) (W, bool)
 
-// join is what the joins by key share. needsRight tells that without a right row there is no result at all, so that a
-// change of the left side is of no consequence then.
+// join is what the joins by key share. A change of one side is of no consequence while the other lacks a row that the
+// result needs. An outdated change, which only a versioned table has, is dropped and counted (KIP-914).
 func join[K, L, R, W any](
-	left *Table[K, L], right *Table[K, R], kind string, needsRight bool, combine combiner[K, L, R, W],
+	left *Table[K, L], right *Table[K, R], kind string, need needs, combine combiner[K, L, R, W],
 ) *Table[K, W] {
 	if right == nil {
 		left.node.Builder().Fail(kind, "the right table is nil")
@@ -58,8 +77,12 @@ func join[K, L, R, W any](
 			})}
 	}
 	wantOld := new(bool)
-	if !needsRight {
-		left.node.AskOld() // to tell a deletion of nothing
+	// Where one side is enough, old values are what tells a deletion of something from one of nothing.
+	if !need.right {
+		left.node.AskOld()
+	}
+	if !need.left {
+		right.node.AskOld()
 	}
 	stores := union(left.stores, right.stores)
 	op := processor.Operator{Kind: kind, Stores: stores, NeedsKey: true}
@@ -83,8 +106,12 @@ func join[K, L, R, W any](
 				return nil, nil, err
 			}
 			onLeft := func(r processor.Record[K, Change[L]]) error {
+				if r.Value.Outdated {
+					t.Drop(processor.DropOutdated)
+					return nil
+				}
 				other, at, err := lookup(getRight, r.Key)
-				if err != nil || (needsRight && !other.OK) {
+				if err != nil || (need.right && !other.OK) {
 					return err
 				}
 				if !other.OK && !r.Value.New.OK && !r.Value.Old.OK {
@@ -97,15 +124,22 @@ func join[K, L, R, W any](
 				return next(later(processor.WithValue(r, c), other.OK, at))
 			}
 			onRight := func(r processor.Record[K, Change[R]]) error {
+				if r.Value.Outdated {
+					t.Drop(processor.DropOutdated)
+					return nil
+				}
 				other, at, err := lookup(getLeft, r.Key)
-				if err != nil || !other.OK {
+				if err != nil || (need.left && !other.OK) {
 					return err
+				}
+				if !other.OK && !r.Value.New.OK && !r.Value.Old.OK {
+					return nil
 				}
 				c := Change[W]{New: result(r.Key, other, r.Value.New)}
 				if *wantOld {
 					c.Old = result(r.Key, other, r.Value.Old)
 				}
-				return next(later(processor.WithValue(r, c), true, at))
+				return next(later(processor.WithValue(r, c), other.OK, at))
 			}
 			return onLeft, onRight, nil
 		})

@@ -50,7 +50,7 @@ func derive[K, V, W any](t *Table[K, V], kind string, f func(k K, v V) (W, bool)
 	n := processor.Derive(t.node, processor.Operator{Kind: kind},
 		func(_ *processor.Task, next processor.Handler[K, Change[W]]) (processor.Handler[K, Change[V]], error) {
 			return func(r processor.Record[K, Change[V]]) error {
-				c := Change[W]{New: opt(r.Key, r.Value.New)}
+				c := Change[W]{New: opt(r.Key, r.Value.New), Outdated: r.Value.Outdated}
 				if *wantOld {
 					c.Old = opt(r.Key, r.Value.Old)
 					if filters && !c.Old.OK && !c.New.OK {

@@ -24,6 +24,9 @@ type Change[V any] struct {
 	Old processor.Opt[V]
 	// New is what the value is now; absent when it was deleted.
 	New processor.Opt[V]
+	// Outdated tells that the change came too late to be the newest: a versioned table put it into its history, and
+	// what the table holds now is another value. Tables of other kinds have no such changes.
+	Outdated bool
 }
 
 // Getter returns the newest value of a table under a key, as processing stands, and its time in Unix milliseconds.
