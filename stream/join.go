@@ -34,6 +34,7 @@ func joinTable[K, V, T, W any](
 		return New(processor.Derive(s.node, processor.Operator{Kind: kind},
 			func(*processor.Task, processor.Handler[K, W]) (processor.Handler[K, V], error) { return nil, nil }))
 	}
+	table.RequireStored(tb, kind)
 	op := processor.Operator{Kind: kind, Stores: tb.Stores(), NeedsKey: true}
 	return New(processor.Derive2(s.node, tb.Node(), op,
 		func(t *processor.Task, next processor.Handler[K, W]) (

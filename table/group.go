@@ -25,7 +25,12 @@ type Grouped[K, V any] struct {
 func GroupBy[K, V, K2, V2 any](
 	t *Table[K, V], via *processor.Repartition[K2, V2], f func(k K, v V) (K2, V2, bool),
 ) *Grouped[K2, V2] {
-	given(t, "group-by", f != nil && via != nil)
+	given(t, "group-by", f != nil)
+	if via == nil {
+		t.node.Builder().Fail("group-by", "the repartition topic is nil")
+		via = processor.NewRepartition[K2, V2]("", nil, nil)
+	}
+	RequireStored(t, "group-by")
 	t.node.AskOld()
 	changes := processor.RepartitionAs(via, changeSerde[V2]{via.Value()})
 	key := via.Key()

@@ -76,6 +76,8 @@ func join[K, L, R, W any](
 				return nil, nil
 			})}
 	}
+	RequireStored(left, kind)
+	RequireStored(right, kind)
 	wantOld := new(bool)
 	// Where one side is enough, old values are what tells a deletion of something from one of nothing.
 	if !need.right {

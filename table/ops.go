@@ -1,23 +1,41 @@
 package table
 
 import (
+	"slices"
+
 	"tailrace.dev/processor"
 )
 
+// FilterOption changes how Filter and FilterNot work.
+type FilterOption int
+
+// Quiet forwards no deletion for a row that had not passed before. It costs a look at the old value for each change.
+// (Kafka Streams does so where the table it filters is materialised by name.)
+const Quiet FilterOption = 1
+
+func filter[K, V any](t *Table[K, V], kind string, keep func(k K, v V) bool, opts []FilterOption) *Table[K, V] {
+	out := derive(t, kind, func(k K, v V) (V, bool) { return v, keep(k, v) }, true)
+	if slices.Contains(opts, Quiet) {
+		RequireStored(t, kind)
+		out.node.AskOld()
+	}
+	return out
+}
+
 // Filter keeps the rows that keep is true for; the others are absent from the result. keep is not called for deletions.
 //
-// A row that does not pass is forwarded as a deletion even when it had never passed, unless something below asks
-// for old values, which shows that there is nothing to delete. The time of the result is that of the change. (Kafka
+// A row that does not pass is forwarded as a deletion even when it had never passed, unless Quiet is given or something
+// below asks for old values, which shows that there is nothing to delete. The time of the result is that of the change. (Kafka
 // Streams: KTable#filter, KTableFilter.)
-func Filter[K, V any](t *Table[K, V], keep func(k K, v V) bool) *Table[K, V] {
+func Filter[K, V any](t *Table[K, V], keep func(k K, v V) bool, opts ...FilterOption) *Table[K, V] {
 	given(t, "filter", keep != nil)
-	return derive(t, "filter", func(k K, v V) (V, bool) { return v, keep(k, v) }, true)
+	return filter(t, "filter", keep, opts)
 }
 
 // FilterNot keeps the rows that drop is false for. It is Filter with the opposite function.
-func FilterNot[K, V any](t *Table[K, V], drop func(k K, v V) bool) *Table[K, V] {
+func FilterNot[K, V any](t *Table[K, V], drop func(k K, v V) bool, opts ...FilterOption) *Table[K, V] {
 	given(t, "filter-not", drop != nil)
-	return derive(t, "filter-not", func(k K, v V) (V, bool) { return v, !drop(k, v) }, true)
+	return filter(t, "filter-not", func(k K, v V) bool { return !drop(k, v) }, opts)
 }
 
 // Map makes another value of each row's value. f is not called for deletions, which pass. The result is not stored: it
@@ -61,6 +79,9 @@ func derive[K, V, W any](t *Table[K, V], kind string, f func(k K, v V) (W, bool)
 			}, nil
 		})
 	n.OnAskOld(wantOld)
+	if t.view == nil {
+		return New[K, W](n, nil)
+	}
 	view := func(tk *processor.Task) (Getter[K, W], error) {
 		get, err := t.view(tk)
 		if err != nil {
