@@ -420,7 +420,7 @@ func (s *session) updateState() {
 		return
 	}
 	for _, t := range s.tasks {
-		if t.startDone != nil && !t.running {
+		if !t.running && !slices.ContainsFunc(t.inputs, func(in *input) bool { return !in.owned }) {
 			s.e.setState(StateRestoring)
 			return
 		}

@@ -463,7 +463,10 @@ func (s *session) stop() error {
 	}
 	defer s.resume()
 	if err := s.commit(); err != nil {
-		return err
+		return s.abandon(err)
+	}
+	if s.aborts > 0 {
+		return rebuild("the last commit was refused")
 	}
 	return nil
 }
