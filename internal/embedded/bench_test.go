@@ -83,7 +83,8 @@ func produce(b *testing.B, cl *kgo.Client, n int) {
 	var failed error
 	value := make([]byte, 90)
 	for i := range n {
-		cl.Produce(b.Context(), &kgo.Record{Key: fmt.Appendf(nil, "key-%06d", i), Value: value}, func(_ *kgo.Record, err error) {
+		r := &kgo.Record{Key: fmt.Appendf(nil, "key-%06d", i), Value: value}
+		cl.Produce(b.Context(), r, func(_ *kgo.Record, err error) {
 			if err != nil {
 				failed = err // promises run one after another
 			}

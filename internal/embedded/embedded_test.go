@@ -117,7 +117,9 @@ func TestStartInMemory(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
 	b := start(t, Options{
 		Logger: zap.New(core),
-		Topics: []Topic{{Name: "events", Partitions: 3}, {Name: "table", Configs: map[string]string{"cleanup.policy": "compact"}}},
+		Topics: []Topic{
+			{Name: "events", Partitions: 3}, {Name: "table", Configs: map[string]string{"cleanup.policy": "compact"}},
+		},
 	})
 	for _, addr := range b.Addrs() {
 		host, _, err := net.SplitHostPort(addr)

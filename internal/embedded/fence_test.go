@@ -155,7 +155,9 @@ func TestFaultsStillWork(t *testing.T) {
 	b := start(t, Options{Topics: []Topic{
 		{Name: "table", Partitions: 1, Configs: map[string]string{"cleanup.policy": "compact"}},
 	}})
-	h := b.Cluster().Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "table", Err: kerr.NotEnoughReplicas, Count: 2})
+	h := b.Cluster().Fault(kfake.Fault{
+		Keys: []kmsg.Key{kmsg.Produce}, Topic: "table", Err: kerr.NotEnoughReplicas, Count: 2,
+	})
 	seen := 0
 	b.Cluster().ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
 		seen++

@@ -80,7 +80,7 @@ func CreateTopic(t testing.TB, brokers []string, part string, partitions int, co
 			return
 		}
 		// The test's own context has ended by now.
-		ctx, cancel := context.WithTimeout(context.Background(), reachTimeout) //nolint:usetesting // see above
+		ctx, cancel := context.WithTimeout(context.Background(), reachTimeout)
 		defer cancel()
 		if _, err := adm.DeleteTopic(ctx, name); err != nil {
 			t.Logf("kafkatest: delete topic %s: %v", name, err)

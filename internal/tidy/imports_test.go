@@ -10,15 +10,17 @@ import (
 // arrows say which packages of this module a package may import; what is not listed is refused. Tests may import what
 // they like. A name that ends in /... covers the packages below it, and the longest matching name counts.
 var arrows = map[string][]string{
-	"serde":                   {},
-	"serde/avro":              {"serde"},
-	"state":                   {"serde"},
-	"state/...":               {"serde", "state"},
-	"internal/task":           {"state"},
-	"internal/embedded":       {},
-	"internal/kafkatest":      {},
-	"internal/engine":         {"state", "internal/task"},
-	"processor":               {"serde", "state", "state/badger", "state/memory", "internal/task", "internal/engine", "internal/embedded"},
+	"serde":              {},
+	"serde/avro":         {"serde"},
+	"state":              {"serde"},
+	"state/...":          {"serde", "state"},
+	"internal/task":      {"state"},
+	"internal/embedded":  {},
+	"internal/kafkatest": {},
+	"internal/engine":    {"state", "internal/task"},
+	"processor": {
+		"serde", "state", "state/badger", "state/memory", "internal/task", "internal/engine", "internal/embedded",
+	},
 	"processor/processortest": {"serde", "state", "state/memory", "internal/task", "processor"},
 	"table":                   {"serde", "state", "internal/task", "processor"},
 	"stream":                  {"serde", "state", "internal/task", "processor", "table"},
@@ -41,7 +43,9 @@ var libraries = []struct {
 	{
 		"github.com/twmb/franz-go",
 		// processor has it for the type of the options for SASL and TLS.
-		[]string{"internal/engine", "internal/embedded", "internal/kafkatest", "internal/sim", "processor", "bench", "cmd/..."},
+		[]string{
+			"internal/engine", "internal/embedded", "internal/kafkatest", "internal/sim", "processor", "bench", "cmd/...",
+		},
 		"what talks to Kafka is internal/engine",
 	},
 	{

@@ -1,0 +1,99 @@
+# Bare make prints what there is. Everything runs without input and needs Go alone, except what says otherwise.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO ?= go
+FUZZTIME ?= 10s
+BENCH ?= .
+# Packages of the long targets, for example: make race PKG=./state/...
+PKG ?= ./...
+
+# The linter is built from source through the Go module proxy, once for each version and Go version.
+LINT_VERSION := v2.15.0
+LINT_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tailrace/golangci-lint-$(LINT_VERSION)-$(shell $(GO) env GOVERSION)
+LINT := $(LINT_DIR)/golangci-lint
+
+# Where make kafka puts its broker.
+TAILRACE_KAFKA ?= 127.0.0.1:19092
+export TAILRACE_KAFKA
+
+.PHONY: help
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## compile everything, tests included
+	$(GO) build ./...
+	$(GO) test -run '^$$' -exec true ./... >/dev/null
+
+.PHONY: test
+test: ## vet and test everything, on the embedded broker
+	$(GO) vet ./...
+	$(GO) test -timeout 15m ./...
+
+.PHONY: race
+race: ## test under the race detector (needs a C compiler)
+	$(GO) test -race -timeout 25m $(PKG)
+
+.PHONY: lint
+lint: $(LINT) ## run golangci-lint, building it first if need be (a minute or two)
+	$(LINT) run ./...
+
+$(LINT):
+	GOBIN=$(LINT_DIR) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+.PHONY: fmt
+fmt: $(LINT) ## format the code and the imports
+	$(LINT) fmt ./...
+
+.PHONY: fmt-check
+fmt-check: ## fail if gofmt would change a file
+	@bad=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard -- '*.go')); \
+	if [ -n "$$bad" ]; then echo "gofmt would change:"; echo "$$bad"; exit 1; fi
+
+.PHONY: tidy-check
+tidy-check: ## fail if go mod tidy would change go.mod or go.sum
+	$(GO) mod tidy -diff
+
+.PHONY: golden
+golden: ## rewrite the golden files from what the tests see now; then read the diff
+	@grep -rl --include='*_test.go' cockroachdb/datadriven . | xargs -r -n1 dirname | sort -u | \
+	while read -r dir; do echo "$$dir"; $(GO) test -count=1 "$$dir" -args -rewrite; done
+	git diff --stat
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (10s)
+	@for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u); do \
+		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$$pkg"/*_test.go | cut -c6- | sort); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg"; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## run the benchmarks that match BENCH (all), with allocations
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PKG)
+
+.PHONY: examples
+examples: ## build the example programs and run their tests and the documented Examples
+	$(GO) build ./examples/...
+	$(GO) test ./examples/...
+	$(GO) test -run '^Example' ./...
+
+.PHONY: kafka
+kafka: ## start a real Apache Kafka on 127.0.0.1:19092 (needs Java 17 and Maven)
+	@internal/kafkatest/kafka start
+	@echo "run the tests on it: make test-kafka   end it: make kafka-stop"
+
+.PHONY: kafka-stop
+kafka-stop: ## stop the Kafka of make kafka; its data stays in .kafka/run
+	@internal/kafkatest/kafka stop
+
+.PHONY: test-kafka
+test-kafka: ## run all tests, those for a real Kafka included; fails if TAILRACE_KAFKA does not answer
+	$(GO) test -count=1 -timeout 40m -tags kafka $(PKG)
+
+.PHONY: ci
+ci: ## what the CI runs
+	.ci/run
