@@ -40,7 +40,7 @@ func joinTable[K, V, T, W any](
 		func(t *processor.Task, next processor.Handler[K, W]) (
 			processor.Handler[K, V], processor.Handler[K, table.Change[T]], error,
 		) {
-			get, err := tb.View()(t)
+			get, err := lookup(t, tb)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -55,7 +55,7 @@ func joinTable[K, V, T, W any](
 				}
 				var row processor.Opt[T]
 				if !r.NoKey {
-					if row.V, _, row.OK, err = get(r.Key); err != nil {
+					if row.V, _, row.OK, err = get(r.Key, r.Time.UnixMilli()); err != nil {
 						return err
 					}
 				}
@@ -67,4 +67,16 @@ func joinTable[K, V, T, W any](
 			onChange := func(processor.Record[K, table.Change[T]]) error { return nil }
 			return onRecord, onChange, nil
 		}))
+}
+
+// lookup opens what a record meets in a table: the newest row, or in a table with history that of the record's own time.
+func lookup[K, T any](t *processor.Task, tb *table.Table[K, T]) (table.AsOfGetter[K, T], error) {
+	if tb.AsOf() != nil {
+		return tb.AsOf()(t)
+	}
+	get, err := tb.View()(t)
+	if err != nil {
+		return nil, err
+	}
+	return func(k K, _ int64) (T, int64, bool, error) { return get(k) }, nil
 }

@@ -96,5 +96,22 @@ func derive[K, V, W any](t *Table[K, V], kind string, f func(k K, v V) (W, bool)
 			return w, timeMillis, ok, nil
 		}, nil
 	}
-	return New(n, view, t.stores...)
+	out := New(n, view, t.stores...)
+	if t.asOf != nil {
+		out.asOf = func(tk *processor.Task) (AsOfGetter[K, W], error) {
+			get, err := t.asOf(tk)
+			if err != nil {
+				return nil, err
+			}
+			return func(k K, at int64) (w W, timeMillis int64, ok bool, err error) {
+				v, timeMillis, ok, err := get(k, at)
+				if err != nil || !ok {
+					return w, 0, false, err
+				}
+				w, ok = f(k, v)
+				return w, timeMillis, ok, nil
+			}, nil
+		}
+	}
+	return out
 }

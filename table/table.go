@@ -14,7 +14,8 @@ import (
 // A Table is made by From, by the other functions of this package, or by aggregating a stream.
 type Table[K, V any] struct {
 	node   *processor.Node[K, Change[V]]
-	view   View[K, V]
+	view   View[K, V]     // nil: the table is computed and not kept
+	asOf   AsOfView[K, V] // nil: the table keeps no history
 	stores []state.AnySpec
 }
 
@@ -34,6 +35,15 @@ type Getter[K, V any] func(k K) (v V, timeMillis int64, ok bool, err error)
 
 // View opens a Getter in a task.
 type View[K, V any] func(t *processor.Task) (Getter[K, V], error)
+
+// AsOfGetter returns the value of a table under a key as it was at a time, in Unix milliseconds.
+type AsOfGetter[K, V any] func(k K, atMillis int64) (v V, timeMillis int64, ok bool, err error)
+
+// AsOfView opens an AsOfGetter in a task.
+type AsOfView[K, V any] func(t *processor.Task) (AsOfGetter[K, V], error)
+
+// AsOf returns how to look up what the table was, or nil if it keeps no history. It is for writing operators.
+func (t *Table[K, V]) AsOf() AsOfView[K, V] { return t.asOf }
 
 // New makes a table of a node of changes and a view of the newest values, which reads the given stores. It is for
 // writing operators; see processor.Derive.

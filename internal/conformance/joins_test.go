@@ -1,11 +1,15 @@
 package conformance
 
 import (
+	"strconv"
 	"strings"
+	"testing"
+	"time"
 
 	"tailrace.dev/processor"
 	"tailrace.dev/serde"
 	"tailrace.dev/state"
+	"tailrace.dev/state/memory"
 	"tailrace.dev/stream"
 	"tailrace.dev/table"
 )
@@ -14,6 +18,7 @@ func init() {
 	topologies["stream-table-join"] = streamTableJoin
 	topologies["table-table-join"] = tableTableJoin
 	topologies["table-filter"] = tableFilter
+	replayers["versioned-store"] = versionedStore
 	topologies["fk-join"] = foreignKeyJoin
 	topologies["table-group-aggregate"] = tableGroupAggregate
 	topologies["table-source"] = func(b *builder) {
@@ -37,9 +42,75 @@ func (b *builder) table(topic string, kind store) *table.Table[string, string] {
 
 // versioned reads a topic as a table that keeps history.
 func (b *builder) versioned(topic string, kind store) *table.Table[string, string] {
-	b.Fail("conformance", "versioned tables (of %s, %d ms) cannot be expressed", topic, kind.Versioned)
-	return table.From(b.Builder, b.topic(topic), b.store(topic+"-store"))
+	spec := state.Versioned(topic+"-store", serde.String, serde.String, time.Duration(kind.Versioned)*time.Millisecond)
+	return table.FromVersioned(b.Builder, b.topic(topic), spec)
 }
+
+// versionedStore puts, deletes and asks without a topology of records: the store's own rules.
+func versionedStore(t *testing.T, c *testCase) result {
+	t.Helper()
+	spec := state.Versioned("versioned", serde.String, serde.String, time.Duration(c.Spec.History)*time.Millisecond)
+	layers, err := state.NewLayers(memory.New(), []state.AnySpec{spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := spec.Open(env{layers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got result
+	version := func(o row, v state.Version[string], ok bool) row {
+		o["value"], o["ts"] = text{}, text{}
+		if ok {
+			o["value"], o["ts"] = some(v.Value), some(strconv.FormatInt(v.TimeMillis, 10))
+		}
+		return o
+	}
+	for _, in := range c.Inputs {
+		o := row{"op": some(in.Topic), "key": in.Key}
+		if in.Topic == "put" {
+			var until int64
+			var err error
+			if in.Value.ok {
+				until, err = s.Put(in.Key.s, in.Value.s, in.TS)
+			} else {
+				_, _, until, err = s.Delete(in.Key.s, in.TS)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			o["value"], o["ts"] = in.Value, some(strconv.FormatInt(in.TS, 10))
+			o["valid_to"] = some(strconv.FormatInt(until, 10))
+		} else {
+			was, ok, _, err := s.Delete(in.Key.s, in.TS)
+			if err != nil {
+				t.Fatal(err)
+			}
+			version(o, was, ok)
+		}
+		got.records = append(got.records, o)
+	}
+	for _, q := range c.Spec.Queries {
+		o := row{"op": some("get"), "key": some(q.Key)}
+		v, ok, err := s.Get(q.Key)
+		if q.AsOf != nil {
+			o["as_of"] = some(strconv.FormatInt(*q.AsOf, 10))
+			v, ok, err = s.GetAsOf(q.Key, *q.AsOf)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.records = append(got.records, version(o, v, ok))
+	}
+	return got
+}
+
+type env struct{ layers *state.Layers }
+
+func (e env) StoreRows(spec state.AnySpec) (*state.Rows, error) {
+	return e.layers.Rows(spec.Name()), nil
+}
+func (env) RecordTimeMillis() int64 { return 0 }
 
 func streamTableJoin(b *builder) {
 	left := stream.From(b.Builder, b.topic("left"))
