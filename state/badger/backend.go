@@ -179,8 +179,12 @@ func (b *Backend) openBadger() (err error) {
 	}
 	b.guard.memTableBytes = memTableBytes
 	defer recovered(&err)
-	b.db, err = bdg.Open(b.opts.badger(b.dir.path, memTableBytes))
-	return err
+	db, err := bdg.Open(b.opts.badger(b.dir.path, memTableBytes))
+	if err != nil {
+		return err // with some errors comes a database that has been closed in part
+	}
+	b.db = db
+	return nil
 }
 
 // after verifies what Badger has opened, and reads what the backend keeps for itself.

@@ -21,8 +21,8 @@
 //     recorded bytes; what is younger is safe when the series is complete. A clean Close also records the names and
 //     sizes of all files.
 //   - Tables are verified, block by block, in the opening goroutine, where damage is an error.
-//   - OPENING exists while Badger opens. If it is still there at the next start, then opening was killed, or crashed the
-//     process; the second time in a row the directory counts as damaged. So no damage, known or not, makes a crash loop.
+//   - OPENING exists while Badger opens. If it is still there at the next start, then the process was killed there, or
+//     crashed; the third time in a row the directory counts as damaged. So no damage, known or not, makes a crash loop.
 //   - Before each write the free space of the file system is compared with a floor, because Badger writes through
 //     memory maps: a full disk is a SIGBUS that ends the process.
 //

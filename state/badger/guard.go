@@ -41,9 +41,10 @@ const (
 	dirPerm  = 0o700
 )
 
-// maxOpenings is how often a directory may be opened without success before it counts as damaged. It is not one: a
-// process that was killed while it opened healthy files should not have to restore them.
-const maxOpenings = 2
+// maxOpenings is how often in a row the process may end while a directory is opened before that counts as damage. It is
+// more than one because a process that is killed while it opens healthy files should not have to restore them, and no
+// known damage ends the process.
+const maxOpenings = 3
 
 var guardMagic = [8]byte{'T', 'R', 'G', 'U', 'A', 'R', 'D', formatVersion}
 

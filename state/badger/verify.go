@@ -79,14 +79,14 @@ func (d *directory) verifyTables(opts Options) error {
 		return corrupt("%s: %s: %w", d.path, manifestFile, redacted{err})
 	}
 	v := &verifier{dir: d, blockSize: bdg.DefaultOptions("").BlockSize}
+	v.registry, err = bdg.OpenKeyRegistry(bdg.KeyRegistryOptions{
+		Dir: d.path, ReadOnly: true, EncryptionKey: opts.EncryptionKey,
+	})
+	if err != nil {
+		// The file is as it was, so that it is the key which is another.
+		return fmt.Errorf("badger: open %s: %w", d.path, redacted{err})
+	}
 	if len(opts.EncryptionKey) > 0 {
-		v.registry, err = bdg.OpenKeyRegistry(bdg.KeyRegistryOptions{
-			Dir: d.path, ReadOnly: true, EncryptionKey: opts.EncryptionKey,
-		})
-		if err != nil {
-			// The file is as it was, so that it is the key which is another.
-			return fmt.Errorf("badger: open %s: %w", d.path, redacted{err})
-		}
 		v.indexes, err = ristretto.NewCache(&ristretto.Config[uint64, *fb.TableIndex]{
 			NumCounters: 1 << 12, MaxCost: indexCacheBytes, BufferItems: 64,
 		})
@@ -154,8 +154,8 @@ func recovered(err *error) {
 type verifier struct {
 	dir       *directory
 	blockSize int
-	registry  *bdg.KeyRegistry // nil without encryption
-	indexes   *ristretto.Cache[uint64, *fb.TableIndex]
+	registry  *bdg.KeyRegistry
+	indexes   *ristretto.Cache[uint64, *fb.TableIndex] // nil without encryption
 }
 
 func (v *verifier) verify(id uint64, info bdg.TableManifest) error {
@@ -236,12 +236,8 @@ func (v *verifier) checkBlocks(name string, info bdg.TableManifest) (err error) 
 		Compression: info.Compression,
 		IndexCache:  v.indexes,
 	}
-	if v.registry != nil {
-		if opts.DataKey, err = v.registry.DataKey(info.KeyID); err != nil {
-			return err
-		}
-	} else if info.KeyID != 0 {
-		return fmt.Errorf("the table is encrypted, and no key was given")
+	if opts.DataKey, err = v.registry.DataKey(info.KeyID); err != nil {
+		return err
 	}
 	path := filepath.Join(v.dir.path, name)
 	mf, err := z.OpenMmapFile(path, os.O_RDONLY, 0)

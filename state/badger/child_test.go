@@ -1,8 +1,0 @@
-package badger
-
-import (
-	"os"
-	"testing"
-)
-
-func childMain(m *testing.M) { os.Exit(m.Run()) }
