@@ -96,7 +96,7 @@ func derive[K, V, W any](t *Table[K, V], kind string, f func(k K, v V) (W, bool)
 			return w, timeMillis, ok, nil
 		}, nil
 	}
-	out := New(n, view, t.stores...)
+	out := New(n, view, t.stores...).WithClosing(t.closing)
 	if t.asOf != nil {
 		out.asOf = func(tk *processor.Task) (AsOfGetter[K, W], error) {
 			get, err := t.asOf(tk)

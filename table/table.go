@@ -17,6 +17,8 @@ type Table[K, V any] struct {
 	view   View[K, V]     // nil: the table is computed and not kept
 	asOf   AsOfView[K, V] // nil: the table keeps no history
 	stores []state.AnySpec
+	// closing says when the rows' windows close, where the keys are windowed.
+	closing *Closing[K]
 }
 
 // Change is a step of a table: what the value under the record's key was, and what it is now.
