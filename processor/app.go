@@ -173,9 +173,9 @@ func (a *App) program(c Config) engine.Program {
 	p.NewTask = func(id task.ID, backend state.Backend) (task.Machine, error) {
 		return a.topology.NewTask(a.id, id, backend, opts)
 	}
-	p.OpenState = func(_ task.ID, dir string) (state.Backend, error) {
-		if c.InMemory {
-			return memory.New(), nil
+	p.OpenState = func(id task.ID, dir string) (state.Backend, error) {
+		if sub := a.topology.sub(id.Sub); c.InMemory || sub != nil && len(sub.stores) == 0 {
+			return memory.New(), nil // a database costs memory, also when it is empty
 		}
 		return badger.Open(dir, badger.Options{Logger: c.Log})
 	}

@@ -26,8 +26,8 @@ type Config struct {
 	Brokers []string
 	// Embedded configures the embedded broker.
 	Embedded EmbeddedConfig
-	// Kafka are further options of the Kafka client: SASL, TLS, a dialer. They come before the App's own, which
-	// win where they meet. They are never logged.
+	// Kafka are further options of the Kafka client: SASL, TLS, a dialer, compression (by default there is none).
+	// They come before the App's own, which win where they meet. They are never logged.
 	Kafka []kgo.Opt
 
 	// StateDir is where local state is kept: <StateDir>/<application>/<sub-topology>/<partition>, with mode 0700.
@@ -67,7 +67,7 @@ type Config struct {
 
 	// QueueRecords and QueueBytes bound what waits for processing per input partition. Default: 20 000 and 16 MiB.
 	QueueRecords, QueueBytes int
-	// FetchMaxBytes bounds a fetch, FetchMaxPartitionBytes what of it is of one partition. Default: 32 MiB and 8 MiB.
+	// FetchMaxBytes bounds a fetch, FetchMaxPartitionBytes what of it is of one partition. Default: 32 MiB and 1 MiB.
 	FetchMaxBytes, FetchMaxPartitionBytes int
 	// MaxDecompressBytes bounds a batch after decompression. Default: 64 MiB.
 	MaxDecompressBytes int
@@ -135,7 +135,7 @@ func (c Config) withDefaults(app string) (Config, error) {
 	num(&c.QueueRecords, 20_000)
 	num(&c.QueueBytes, 16<<20)
 	num(&c.FetchMaxBytes, 32<<20)
-	num(&c.FetchMaxPartitionBytes, 8<<20)
+	num(&c.FetchMaxPartitionBytes, 1<<20)
 	num(&c.MaxDecompressBytes, 64<<20)
 	num(&c.MaxRecordBytes, 1<<20)
 	big(&c.StateBytes, 512<<20)

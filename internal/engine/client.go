@@ -17,9 +17,12 @@ const (
 	maxBufferedBytes   = 128 << 20
 )
 
-// baseOpts are the options of every client: the user's come first, so that the engine's win.
+// baseOpts are the options of every client: the user's come before the engine's, so that these win, and after what is
+// only another default.
 func (e *Engine) baseOpts() []kgo.Opt {
-	opts := append([]kgo.Opt{}, e.cfg.Kafka...)
+	// Kafka's own producers do not compress by default either. Where the network is not the bottleneck, compression
+	// costs more than it saves: the broker decompresses each batch to check it.
+	opts := append([]kgo.Opt{kgo.ProducerBatchCompression(kgo.NoCompression())}, e.cfg.Kafka...)
 	opts = append(opts,
 		kgo.SeedBrokers(e.cfg.Brokers...),
 		kgo.WithLogger(kafkaLog{e.log.Named("kafka").WithOptions(zap.IncreaseLevel(zapcore.WarnLevel))}),
