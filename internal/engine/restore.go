@@ -264,12 +264,6 @@ func (s *session) judge(t *taskRun, st *storeRun) error {
 			return err
 		}
 	}
-	if !st.has && s.layout.created[st.spec.Changelog] && slices.ContainsFunc(t.inputs, func(in *input) bool {
-		return !in.fresh
-	}) {
-		t.log.Warn("a store starts empty though its inputs were processed before: it is new, or its changelog was deleted",
-			zap.String("store", st.spec.Name), zap.String("topic", st.spec.Changelog))
-	}
 	if !st.has {
 		st.position = st.start
 	}
@@ -463,6 +457,7 @@ func (s *session) checkCommitted(t *taskRun) error {
 	var names []string
 	for _, in := range t.inputs {
 		if !in.fresh {
+			s.warnIfEmpty(t)
 			return nil
 		}
 		names = append(names, in.topic)
@@ -486,6 +481,23 @@ func (s *session) checkCommitted(t *taskRun) error {
 		}
 	}
 	return nil
+}
+
+// warnIfEmpty tells of a store whose changelog had to be made though input was processed before. That is right for a
+// store that is new in the topology, and a loss for any other; nothing here can tell which.
+func (s *session) warnIfEmpty(t *taskRun) {
+	if !slices.ContainsFunc(t.inputs, func(in *input) bool { return !in.fresh && in.start > 0 }) {
+		return
+	}
+	for _, st := range t.stores {
+		if !s.layout.created[st.spec.Changelog] {
+			continue
+		}
+		if has, err := hasRows(t.backend, st.id); err == nil && !has {
+			t.log.Warn("a store starts empty though input was processed before: it is new, or its changelog was deleted",
+				zap.String("store", st.spec.Name), zap.String("topic", st.spec.Changelog))
+		}
+	}
 }
 
 // startMachine makes the machine over the restored rows.
