@@ -53,9 +53,11 @@ var _ state.Env = (*Context[string, string])(nil)
 // Forward passes a record to what comes after the processor, and returns when all of that is done. (Its error, if any, is
 // best returned at once.)
 func (c *Context[K2, V2]) Forward(r Record[K2, V2]) error {
-	err := c.next(r)
+	if err := c.next(r); err != nil {
+		return err // of whatever came after, which is what errors name
+	}
 	c.t.at = c.at
-	return err
+	return nil
 }
 
 // Schedule calls f at the interval, by stream time or by the wall clock. Inside f, Forward needs a record with a time
