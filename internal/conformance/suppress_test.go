@@ -1,0 +1,60 @@
+package conformance
+
+import (
+	"math"
+	"time"
+
+	"tailrace.dev/processor"
+	"tailrace.dev/serde"
+	"tailrace.dev/state"
+	"tailrace.dev/table"
+)
+
+func init() {
+	topologies["table-count-suppress"] = tableCountSuppress
+	topologies["suppress-then-count"] = suppressThenCount
+	topologies["suppress-before-outer-join"] = suppressBeforeOuterJoin
+}
+
+func (b *builder) timeLimit() time.Duration {
+	if b.TimeLimit > math.MaxInt64/int64(time.Millisecond) {
+		return math.MaxInt64
+	}
+	return time.Duration(b.TimeLimit) * time.Millisecond
+}
+
+func tableCountSuppress(b *builder) {
+	by := processor.NewRepartition("by-value", serde.String, serde.String)
+	g := table.GroupBy(b.table("input", store{}), by, func(k, v string) (string, string, bool) { return v, k, true })
+	counts := table.Count(g, state.KeyValue("count", serde.String, serde.Int64))
+	var limits table.Limits
+	if b.Max != nil {
+		limits.MaxRecords = int64(*b.Max)
+	}
+	buffer := state.Buffer("buffer", serde.String, serde.Int64)
+	emit(b, table.Suppress(counts, buffer, b.timeLimit(), limits), "output-suppressed")
+	emit(b, counts, "output-raw")
+}
+
+func (b *builder) suppressed(t *table.Table[string, string]) *table.Table[string, string] {
+	return table.Suppress(t, state.Buffer("buffer", serde.String, serde.String), b.timeLimit(), table.Limits{})
+}
+
+func suppressThenCount(b *builder) {
+	by := processor.NewRepartition("by-key", serde.String, serde.String)
+	g := table.GroupBy(b.suppressed(b.table("input", store{})), by,
+		func(k, v string) (string, string, bool) { return k, v, true })
+	emit(b, table.Count(g, state.KeyValue("count", serde.String, serde.Int64)), "output")
+}
+
+func suppressBeforeOuterJoin(b *builder) {
+	left, right := b.table("left", store{}), b.table("right", store{})
+	if b.Side == "right" {
+		right = b.suppressed(right)
+	} else {
+		left = b.suppressed(left)
+	}
+	emit(b, table.OuterJoin(left, right, func(_ string, l, r processor.Opt[string]) string {
+		return b.join(opt(l), opt(r))
+	}), "output")
+}
