@@ -117,7 +117,7 @@ func rebuildUnlessTyped(err error) error {
 func authError(err error, topic, operation string) error {
 	for _, denied := range []*kerr.Error{
 		kerr.TopicAuthorizationFailed, kerr.GroupAuthorizationFailed, kerr.ClusterAuthorizationFailed,
-		kerr.TransactionalIDAuthorizationFailed,
+		kerr.TransactionalIDAuthorizationFailed, kerr.SaslAuthenticationFailed,
 	} {
 		if errors.Is(err, denied) {
 			return &Error{

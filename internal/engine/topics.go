@@ -102,9 +102,9 @@ func (s *session) describe(ctx context.Context, l *layout, topics []string) erro
 		return nil
 	}
 	for try := 0; ; try++ {
-		meta, err := s.adm.Metadata(ctx, topics...)
+		meta, err := s.metadata(ctx, topics)
 		if err != nil {
-			return fmt.Errorf("engine: ask for topics: %w", err)
+			return err
 		}
 		var missing []string
 		for _, t := range topics {
@@ -135,6 +135,24 @@ func (s *session) describe(ctx context.Context, l *layout, topics []string) erro
 			return ctx.Err()
 		}
 	}
+}
+
+// metadata asks for topics. When access is denied it finds out to which.
+func (s *session) metadata(ctx context.Context, topics []string) (kadm.Metadata, error) {
+	meta, err := s.adm.Metadata(ctx, topics...)
+	if err == nil {
+		return meta, nil
+	}
+	denied := authError(err, topics[0], "describe the topic")
+	if denied == nil {
+		return meta, fmt.Errorf("engine: ask for topics: %w", err)
+	}
+	for _, t := range topics {
+		if _, err := s.adm.Metadata(ctx, t); authError(err, t, "") != nil {
+			return meta, authError(err, t, "describe the topic")
+		}
+	}
+	return meta, denied
 }
 
 // internalTopic is an internal topic as it should be.
@@ -262,9 +280,9 @@ func (s *session) ensureInternal(ctx context.Context, l *layout, topics []intern
 	for i, t := range topics {
 		names[i] = t.name
 	}
-	meta, err := s.adm.Metadata(ctx, names...)
+	meta, err := s.metadata(ctx, names)
 	if err != nil {
-		return fmt.Errorf("engine: ask for internal topics: %w", err)
+		return err
 	}
 	for _, t := range topics {
 		d, ok := meta.Topics[t.name]
@@ -300,6 +318,9 @@ func (s *session) createTopic(ctx context.Context, l *layout, t internalTopic) e
 		rf = -1
 	}
 	resp, err := s.adm.CreateTopics(ctx, t.partitions, rf, config, t.name)
+	if denied := authError(err, t.name, "create the topic"); denied != nil {
+		return denied
+	}
 	if err != nil {
 		return fmt.Errorf("engine: create topic %q: %w", t.name, err)
 	}
