@@ -75,6 +75,7 @@ func join[K, L, R, W any](
 			func(*processor.Task, processor.Handler[K, Change[R]]) (processor.Handler[K, Change[L]], error) {
 				return nil, nil
 			})}
+		right.view = func(*processor.Task) (Getter[K, R], error) { return nil, nil } // the one mistake will do
 	}
 	RequireStored(left, kind)
 	RequireStored(right, kind)
