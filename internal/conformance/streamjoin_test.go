@@ -1,0 +1,53 @@
+package conformance
+
+import (
+	"strconv"
+	"time"
+
+	"tailrace.dev/processor"
+	"tailrace.dev/serde"
+	"tailrace.dev/state"
+	"tailrace.dev/stream"
+)
+
+func init() {
+	topologies["stream-stream-join"] = streamStreamJoin
+}
+
+func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+
+func streamStreamJoin(b *builder) {
+	left := stream.From(b.Builder, b.topic("left"))
+	right := left
+	if !b.Self {
+		right = stream.From(b.Builder, b.topic("right"))
+	}
+	if b.Repartition {
+		same := func(r processor.Record[string, string]) processor.Record[string, string] { return r }
+		by := func(name string) *processor.Repartition[string, string] {
+			return processor.NewRepartition(name, serde.String, serde.String)
+		}
+		left = stream.Repartition(stream.MapRecord(left, same), by("left-by-key"))
+		right = stream.Repartition(stream.MapRecord(right, same), by("right-by-key"))
+	}
+	w := stream.JoinWindows{}.Before(ms(b.Before)).After(ms(b.After))
+	if b.Grace != nil {
+		w = w.Grace(ms(*b.Grace))
+	}
+	for i := range max(1, b.Times) {
+		s := state.Join("join-"+strconv.Itoa(i), serde.String, serde.String, serde.String, w.MinRetention())
+		switch b.Kind {
+		case "left":
+			left = stream.LeftJoinWindow(left, right, w, s, func(_, l string, r processor.Opt[string]) string {
+				return b.join(l, opt(r))
+			})
+		case "outer":
+			left = stream.OuterJoinWindow(left, right, w, s, func(_ string, l, r processor.Opt[string]) string {
+				return b.join(opt(l), opt(r))
+			})
+		default:
+			left = stream.JoinWindow(left, right, w, s, func(_, l, r string) string { return b.join(l, r) })
+		}
+	}
+	stream.To(left, b.topic("output"))
+}
