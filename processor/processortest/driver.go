@@ -13,6 +13,7 @@
 package processortest
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -154,7 +155,7 @@ func (d *Driver) AdvanceWallClock(by time.Duration) {
 		}
 		d.route(dr)
 	}
-	if err := d.settle(); err != nil {
+	if err := d.settle(0); err != nil {
 		d.t.Fatalf("processortest: %v", err)
 	}
 }
@@ -174,7 +175,7 @@ func (d *Driver) StreamTime(sub string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// Dropped returns how many records all operators left out for a reason.
+// Dropped returns how many records all operators left out for a reason since the start or the last Crash.
 func (d *Driver) Dropped(reason processor.DropReason) int64 {
 	var n int64
 	for _, dr := range d.tasks {
@@ -191,6 +192,7 @@ func (d *Driver) pipe(records ...processor.RawRecord) error {
 	if d.failed != nil {
 		return fmt.Errorf("processortest: the driver has failed; Crash starts it again: %w", d.failed)
 	}
+	logged := len(d.log)
 	for i := range records {
 		r := &records[i]
 		if len(d.readers[r.Topic]) == 0 {
@@ -201,7 +203,11 @@ func (d *Driver) pipe(records ...processor.RawRecord) error {
 		d.log = append(d.log, *r)
 		d.enqueue(*r)
 	}
-	return d.settle()
+	if err := d.settle(len(records)); err != nil {
+		d.log = d.log[:logged] // they would fail again
+		return err
+	}
+	return nil
 }
 
 func (d *Driver) enqueue(r processor.RawRecord) {
@@ -210,8 +216,15 @@ func (d *Driver) enqueue(r processor.RawRecord) {
 	}
 }
 
+// maxSteps bounds what one record may lead to.
+const maxSteps = 1_000_000
+
+// ErrEndless is the failure of a topology that feeds its own input without end.
+var ErrEndless = errors.New("processortest: the records do not come to rest: the topology writes to its own input")
+
 // settle processes until nothing is queued, and commits.
-func (d *Driver) settle() error {
+func (d *Driver) settle(records int) error {
+	steps := 0
 	for busy := true; busy; {
 		busy = false
 		for _, dr := range d.tasks {
@@ -222,6 +235,10 @@ func (d *Driver) settle() error {
 			}
 			d.route(dr)
 			busy = busy || n > 0
+			if steps += n; steps > maxSteps*max(1, records) {
+				d.fail(ErrEndless)
+				return ErrEndless
+			}
 		}
 	}
 	if !d.manual {
@@ -291,7 +308,7 @@ func (dr *driven) committedOffsets() []processor.Offset {
 
 // Crash throws away everything that is not committed: the processors, the stores, what was queued. Then it restores
 // the stores from the changelogs and processes the inputs since the last commit again, as a killed application does when it
-// comes back. It also mends a driver that has failed, less the records that came after the failure.
+// comes back. It also mends a driver that has failed: the records of the call that failed are left out.
 func (d *Driver) Crash() {
 	d.t.Helper()
 	d.pending, d.failed = nil, nil
