@@ -10,7 +10,8 @@ import (
 )
 
 // Grouping is a stream whose records are on the partition of their key, ready to be aggregated into a table with keys
-// RK: the stream's own keys after Group.
+// RK: the stream's own keys after Group, state.Windowed keys after WindowBy and SessionBy. The store's spec is of the
+// kind that fits: state.KeyValue, state.Window, state.Session.
 type Grouping[K, V, RK any] interface {
 	grouping(K, V, RK)
 	source() *Stream[K, V]
@@ -31,47 +32,102 @@ func Group[K, V any](s *Stream[K, V]) *Grouped[K, V] {
 	return &Grouped[K, V]{s}
 }
 
-// Count counts the records of each key. Records without a key, and tombstones, are dropped and counted. Each record
-// updates the table; the time of a row is the largest of its records'. (Kafka Streams: KGroupedStream#count.)
+// Count counts the records of each key, or of each key and window. Records without a key, and tombstones, are dropped and
+// counted. Each record updates the table; the time of a row is the largest of its records', and for sessions the end.
+// (Kafka Streams: count of KGroupedStream, TimeWindowedKStream and SessionWindowedKStream. By windows, Kafka Streams
+// counts records without a value, too: that is CountRecord.)
 func Count[K, V, RK any](g Grouping[K, V, RK], store state.Spec[RK, int64]) *table.Table[RK, int64] {
-	return Aggregate(g, store, func(n int64, _ K, _ V) int64 { return n + 1 })
+	return fold(g, store, counting[K, V]())
 }
 
-// Aggregate folds the records of each key into a value: f makes the next value of the last one, the key and the record's
-// value. It starts at the zero value, or at what the store's spec says by Initially. f owns its first argument and may
-// change it in place and return it; it must not change the others, nor what it has put of them into the first: other
-// operators hold them too.
+// CountRecord is Count that counts tombstones, too, except on sliding windows.
+func CountRecord[K, V, RK any](g Grouping[K, V, RK], store state.Spec[RK, int64]) *table.Table[RK, int64] {
+	agg := counting[K, V]()
+	agg.kind, agg.records = "count-record", true
+	return fold(g, store, agg)
+}
+
+func counting[K, V any]() aggregation[K, V, int64] {
+	return aggregation[K, V, int64]{
+		kind: "count", own: true,
+		step: func(func() int64) step[K, V, int64] {
+			return func(n processor.Opt[int64], _ processor.Record[K, V]) processor.Opt[int64] {
+				return processor.Some(n.V + 1)
+			}
+		},
+		merge: func(func() int64) merge[K, int64] {
+			return func(_ K, a, b processor.Opt[int64]) processor.Opt[int64] { return processor.Some(a.V + b.V) }
+		},
+	}
+}
+
+// Aggregate folds the records of each key, or of each key and window, into a value: f makes the next value of the last
+// one, the key and the record's value. It starts at the zero value, or at what the store's spec says by Initially. f owns
+// its first argument and may change it in place and return it; it must not change the others, nor what it has put of them
+// into the first: other operators hold them too.
 //
 // Records without a key, and tombstones, are dropped and counted. The time of a row is the largest of its records'.
-// (Kafka Streams: KGroupedStream#aggregate, KStreamAggregate.)
+// Sessions need a function that merges two: see AggregateSessions. (Kafka Streams: KGroupedStream#aggregate and
+// TimeWindowedKStream#aggregate; KStreamAggregate, KStreamWindowAggregate, KStreamSlidingWindowAggregate.)
 func Aggregate[K, V, RK, A any](
 	g Grouping[K, V, RK], store state.Spec[RK, A], f func(a A, k K, v V) A,
 ) *table.Table[RK, A] {
 	given(g.source(), "aggregate", f != nil)
-	return fold(g, store, "aggregate", true, func(initial func() A) step[K, V, A] {
-		return func(a processor.Opt[A], k K, v V) processor.Opt[A] {
-			if !a.OK {
-				a.V = initial()
+	return fold(g, store, aggregation[K, V, A]{kind: "aggregate", own: true,
+		step: func(initial func() A) step[K, V, A] {
+			return func(a processor.Opt[A], r processor.Record[K, V]) processor.Opt[A] {
+				if !a.OK {
+					a.V = initial()
+				}
+				return processor.Some(f(a.V, r.Key, r.Value))
 			}
-			return processor.Some(f(a.V, k, v))
-		}
-	})
+		}})
 }
 
-// Reduce combines the values of each key: the first is stored as it is, and f makes the next value of the last one and
-// the record's. f owns its first argument.
+// AggregateRecord is Aggregate with a function that sees the whole record: its time, its headers, and tombstones, which
+// are not dropped, except by sliding windows. (In Kafka Streams, the aggregator of a windowed stream is called for
+// records without a value.)
+func AggregateRecord[K, V, RK, A any](
+	g Grouping[K, V, RK], store state.Spec[RK, A], f func(a A, r processor.Record[K, V]) A,
+) *table.Table[RK, A] {
+	given(g.source(), "aggregate-record", f != nil)
+	return fold(g, store, aggregation[K, V, A]{kind: "aggregate-record", own: true, records: true,
+		step: func(initial func() A) step[K, V, A] {
+			return func(a processor.Opt[A], r processor.Record[K, V]) processor.Opt[A] {
+				if !a.OK {
+					a.V = initial()
+				}
+				return processor.Some(f(a.V, r))
+			}
+		}})
+}
+
+// Reduce combines the values of each key, or of each key and window: the first is stored as it is, and f makes the next
+// value of the last one and the record's; it also makes one value of those of two sessions that merge, the earlier first.
+// f owns its first argument.
 //
-// The rest is as in Aggregate. (Kafka Streams: KGroupedStream#reduce.)
+// The rest is as in Aggregate. (Kafka Streams: reduce of KGroupedStream, TimeWindowedKStream and
+// SessionWindowedKStream.)
 func Reduce[K, V, RK any](g Grouping[K, V, RK], store state.Spec[RK, V], f func(a, v V) V) *table.Table[RK, V] {
 	given(g.source(), "reduce", f != nil)
-	return fold(g, store, "reduce", false, func(func() V) step[K, V, V] {
-		return func(a processor.Opt[V], _ K, v V) processor.Opt[V] {
-			if !a.OK {
-				return processor.Some(v)
-			}
-			return processor.Some(f(a.V, v))
+	combine := func(a, b processor.Opt[V]) processor.Opt[V] {
+		if a.OK && b.OK {
+			return processor.Some(f(a.V, b.V))
 		}
-	})
+		if a.OK {
+			return a
+		}
+		return b
+	}
+	return fold(g, store, aggregation[K, V, V]{kind: "reduce",
+		step: func(func() V) step[K, V, V] {
+			return func(a processor.Opt[V], r processor.Record[K, V]) processor.Opt[V] {
+				return combine(a, processor.Some(r.Value))
+			}
+		},
+		merge: func(func() V) merge[K, V] {
+			return func(_ K, a, b processor.Opt[V]) processor.Opt[V] { return combine(a, b) }
+		}})
 }
 
 // Fold is Aggregate with a function that can tell an absent value from a zero one, and can delete: when it returns an
@@ -81,44 +137,120 @@ func Fold[K, V, RK, A any](
 	g Grouping[K, V, RK], store state.Spec[RK, A], f func(a processor.Opt[A], k K, v V) processor.Opt[A],
 ) *table.Table[RK, A] {
 	given(g.source(), "fold", f != nil)
-	return fold(g, store, "fold", true, func(func() A) step[K, V, A] { return f })
+	return fold(g, store, aggregation[K, V, A]{kind: "fold", own: true,
+		step: func(func() A) step[K, V, A] {
+			return func(a processor.Opt[A], r processor.Record[K, V]) processor.Opt[A] { return f(a, r.Key, r.Value) }
+		}})
 }
 
-// step makes the next value of an aggregation.
-type step[K, V, A any] func(a processor.Opt[A], k K, v V) processor.Opt[A]
-
-// fold is what the aggregations share. own tells that the values which the step returns are its own, and not those of
-// records that others hold too.
-func fold[K, V, RK, A any](
-	g Grouping[K, V, RK], store state.Spec[RK, A], kind string, own bool, newStep func(initial func() A) step[K, V, A],
+// FoldRecord is Fold with a function that sees the whole record: its time, its headers, and tombstones, which are not
+// dropped, except by sliding windows.
+func FoldRecord[K, V, RK, A any](
+	g Grouping[K, V, RK], store state.Spec[RK, A],
+	f func(a processor.Opt[A], r processor.Record[K, V]) processor.Opt[A],
 ) *table.Table[RK, A] {
-	s := g.source()
-	own = own && reflect.TypeFor[A]() != reflect.TypeFor[V]() // else the step may return the record's value itself
-	// A Grouping of this kind has RK = K, which the type system cannot say of one method in general.
-	spec, ok := any(store).(*state.KeyValueSpec[K, A])
-	if !ok || spec == nil {
-		s.node.Builder().Fail(kind, "the store must be declared by state.KeyValue with the stream's key type")
-		spec = state.KeyValue[K, A]("", nil, nil)
+	given(g.source(), "fold-record", f != nil)
+	return fold(g, store, aggregation[K, V, A]{kind: "fold-record", own: true, records: true,
+		step: func(func() A) step[K, V, A] { return f }})
+}
+
+// step makes the next value of an aggregation. It owns its first argument.
+type step[K, V, A any] = func(a processor.Opt[A], r processor.Record[K, V]) processor.Opt[A]
+
+// merge makes one value of those of two sessions; the first is absent where there is nothing to merge with yet. It owns
+// both.
+type merge[K, A any] = func(k K, a, b processor.Opt[A]) processor.Opt[A]
+
+// aggregation is what an operator that aggregates does.
+type aggregation[K, V, A any] struct {
+	kind string
+	// own tells that the values which step returns are its own, and not those of records that others hold too.
+	own bool
+	// records tells that step is called for tombstones.
+	records bool
+	// step and merge are made in each task. merge is nil where sessions cannot be merged.
+	step  func(initial func() A) step[K, V, A]
+	merge func(initial func() A) merge[K, A]
+}
+
+// accepts tells whether a record takes part in the aggregation, and counts it otherwise.
+func (agg *aggregation[K, V, A]) accepts(t *processor.Task, noKey, tombstone bool) bool {
+	switch {
+	case noKey:
+		t.Drop(processor.DropNoKey)
+	case tombstone && !agg.records:
+		t.Drop(processor.DropNoValue)
+	default:
+		return true
 	}
+	return false
+}
+
+// fold is what the aggregations share: it finds the kind of the grouping and of its store. The type system cannot say
+// that the kind fixes RK, so the assertions here do; only types of this package are Groupings.
+func fold[K, V, RK, A any](
+	g Grouping[K, V, RK], store state.Spec[RK, A], agg aggregation[K, V, A],
+) *table.Table[RK, A] {
+	b := g.source().node.Builder()
+	// Else the step may return the record's value itself.
+	agg.own = agg.own && reflect.TypeFor[A]() != reflect.TypeFor[V]()
+	var result any
+	switch g := any(g).(type) {
+	case *Grouped[K, V]:
+		spec, ok := any(store).(*state.KeyValueSpec[K, A])
+		if !ok || spec == nil {
+			b.Fail(agg.kind, "the store must be declared by state.KeyValue with the stream's key type")
+			spec = state.KeyValue[K, A]("", nil, nil)
+		}
+		result = foldKeys(g.s, spec, agg)
+	case *WindowGrouped[K, V]:
+		spec, ok := any(store).(*state.WindowSpec[K, A])
+		if !ok || spec == nil {
+			b.Fail(agg.kind, "the store must be declared by state.Window with the stream's key type")
+			spec = state.Window[K, A]("", nil, nil, state.Forever)
+		}
+		checkRetention(b, agg.kind, spec.Name(), spec.Retention(), g.w.MinRetention())
+		if g.w.kind == sliding {
+			result = foldSliding(g, spec, agg)
+		} else {
+			result = foldWindows(g, spec, agg)
+		}
+	case *SessionGrouped[K, V]:
+		spec, ok := any(store).(*state.SessionSpec[K, A])
+		if !ok || spec == nil {
+			b.Fail(agg.kind, "the store must be declared by state.Session with the stream's key type")
+			spec = state.Session[K, A]("", nil, nil, state.Forever)
+		}
+		checkRetention(b, agg.kind, spec.Name(), spec.Retention(), g.w.MinRetention())
+		if agg.merge == nil {
+			b.Fail(agg.kind, "sessions that meet have to be merged: use stream.AggregateSessions or its kin")
+			agg.merge = func(func() A) merge[K, A] {
+				return func(_ K, _, b processor.Opt[A]) processor.Opt[A] { return b }
+			}
+		}
+		result = foldSessions(g, spec, agg)
+	}
+	return result.(*table.Table[RK, A])
+}
+
+// foldKeys aggregates by key.
+func foldKeys[K, V, A any](
+	s *Stream[K, V], spec *state.KeyValueSpec[K, A], agg aggregation[K, V, A],
+) *table.Table[K, A] {
 	wantOld := new(bool)
-	n := processor.Derive(s.node, processor.Operator{Kind: kind, Owned: []state.AnySpec{spec}, KeyRequired: true},
+	n := processor.Derive(s.node, processor.Operator{Kind: agg.kind, Owned: []state.AnySpec{spec}, KeyRequired: true},
 		func(t *processor.Task, next processor.Handler[K, table.Change[A]]) (processor.Handler[K, V], error) {
 			st, err := spec.Open(t)
 			if err != nil {
 				return nil, err
 			}
 			put := st.SetAt
-			if own {
+			if agg.own {
 				put = st.Give
 			}
-			step := newStep(spec.Initial)
+			step := agg.step(spec.Initial)
 			return func(r processor.Record[K, V]) error {
-				if r.NoKey {
-					t.Drop(processor.DropNoKey)
-					return nil
-				}
-				if r.Tombstone {
-					t.Drop(processor.DropNoValue)
+				if !agg.accepts(t, r.NoKey, r.Tombstone) {
 					return nil
 				}
 				var c table.Change[A]
@@ -133,10 +265,10 @@ func fold[K, V, RK, A any](
 				if a.V, at, a.OK, err = st.Take(r.Key); err != nil {
 					return err
 				}
+				c.New = step(a, r)
 				if a.OK && at > r.Time.UnixMilli() {
 					r.Time = time.UnixMilli(at).UTC()
 				}
-				c.New = step(a, r.Key, r.Value)
 				if c.New.OK {
 					err = put(r.Key, c.New.V, r.Time.UnixMilli())
 				} else {
@@ -145,9 +277,10 @@ func fold[K, V, RK, A any](
 				if err != nil {
 					return err
 				}
-				return next(processor.WithValue(r, c))
+				out := processor.WithValue(r, c)
+				return next(out)
 			}, nil
 		})
 	n.OnAskOld(wantOld)
-	return any(table.New(n, table.StoreView(spec), spec)).(*table.Table[RK, A])
+	return table.New(n, table.StoreView(spec), spec)
 }
