@@ -5,6 +5,7 @@ import (
 )
 
 func TestCountsExactlyOnce(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 4)
 	c.topic("out", 2)

@@ -18,6 +18,7 @@ import (
 // TestRefusedCommitIsUndone lets the broker refuse what belongs to a transaction: it is aborted and done again, in
 // place or by a rebuild.
 func TestRefusedCommitIsUndone(t *testing.T) {
+	t.Parallel()
 	cases := []struct {
 		name  string
 		fault kfake.Fault
@@ -45,6 +46,7 @@ func TestRefusedCommitIsUndone(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t)
+			c.onlyFake()
 			c.topic("in", 2)
 			c.topic("out", 1)
 			r := newRig(t, c, countProgram("fault"))
@@ -70,7 +72,9 @@ func TestRefusedCommitIsUndone(t *testing.T) {
 
 // TestReplyOfEndIsLost drops the connection after the broker has committed: the outcome is unknown, and found out.
 func TestReplyOfEndIsLost(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
+	c.onlyFake()
 	c.topic("in", 2)
 	c.topic("out", 1)
 	r := newRig(t, c, countProgram("lost"))
@@ -89,11 +93,13 @@ func TestReplyOfEndIsLost(t *testing.T) {
 }
 
 func TestTooLargeRecord(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 1)
-	resp, err := c.adm.CreateTopics(t.Context(), 1, 1, map[string]*string{"max.message.bytes": kadm.StringPtr("2000")}, "out")
-	if err != nil || resp["out"].Err != nil {
-		t.Fatal(err, resp["out"].Err)
+	resp, err := c.adm.CreateTopics(t.Context(), 1, 1, map[string]*string{"max.message.bytes": kadm.StringPtr("2000")},
+		c.ns+"out")
+	if err != nil || resp[c.ns+"out"].Err != nil {
+		t.Fatal(err, resp[c.ns+"out"].Err)
 	}
 	r := newRig(t, c, countProgram("large"))
 	r.program.Subs[0].Stores = nil // passes values on
@@ -106,11 +112,11 @@ func TestTooLargeRecord(t *testing.T) {
 	for i := range big {
 		big[i] = byte(i * 7919 >> 3) // does not compress below the limit
 	}
-	if err := c.cl.ProduceSync(t.Context(), &kgo.Record{Topic: "in", Key: []byte("secret"), Value: big}).FirstErr(); err != nil {
+	if err := c.cl.ProduceSync(t.Context(), &kgo.Record{Topic: c.ns + "in", Key: []byte("secret"), Value: big}).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
 	typed := isKind(t, p.wait(), ErrRecordTooLarge)
-	if typed.Topic != "out" {
+	if typed.Topic != c.ns+"out" {
 		t.Errorf("topic %q", typed.Topic)
 	}
 	if c.committed("large", "in") != 10 {
@@ -120,6 +126,7 @@ func TestTooLargeRecord(t *testing.T) {
 
 // TestTaskErrorEndsRun returns the error of a task as it is, and leaves the batch undone.
 func TestTaskErrorEndsRun(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 1)
 	c.topic("out", 1)
@@ -146,6 +153,7 @@ func TestTaskErrorEndsRun(t *testing.T) {
 
 // TestTransactionTimeout lets a transaction live too long: the broker aborts it, and the session is rebuilt.
 func TestTransactionTimeout(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 1)
 	c.topic("out", 1)
@@ -169,6 +177,7 @@ func TestTransactionTimeout(t *testing.T) {
 }
 
 func TestAtLeastOnce(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 3)
 	c.topic("out", 1)
@@ -206,6 +215,7 @@ func TestAtLeastOnce(t *testing.T) {
 
 // TestNothingRunsAway holds a worker back under a big backlog: what is queued stays within its bound.
 func TestQueuesAreBounded(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 2)
 	c.topic("out", 1)
@@ -221,6 +231,7 @@ func TestQueuesAreBounded(t *testing.T) {
 
 // TestBudgetHoldsProcessing gives state so little room that every cycle has to wait for a flush.
 func TestBudgetHoldsProcessing(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 2)
 	c.topic("out", 1)

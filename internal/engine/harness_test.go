@@ -3,8 +3,10 @@ package engine
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -22,19 +24,36 @@ import (
 	"tailrace.dev/state/memory"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The tests wait for brokers, timeouts and sessions most of the time: more of them at once do not need more cores.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // cluster is a broker with a client to look into it.
 type cluster struct {
 	t     *testing.T
+	ns    string // goes before every name, on a cluster that others use too
 	fake  *kfake.Cluster
 	addrs []string
 	cl    *kgo.Client
 	adm   *kadm.Client
 }
 
+// realCluster returns a real cluster where the tests are built for one, else nil.
+var realCluster func(t *testing.T) *cluster
+
+// newCluster returns a broker of the test's own. With options, or where real is not said, it is a fake one.
 func newCluster(t *testing.T, opts ...kfake.Opt) *cluster {
 	t.Helper()
+	if realCluster != nil && len(opts) == 0 {
+		c := realCluster(t)
+		c.connect()
+		return c
+	}
 	fake, err := kfake.NewCluster(append([]kfake.Opt{
 		kfake.NumBrokers(1),
 		kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": "86400000"}),
@@ -42,26 +61,43 @@ func newCluster(t *testing.T, opts ...kfake.Opt) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(fake.Close)
 	c := &cluster{t: t, fake: fake, addrs: fake.ListenAddrs()}
+	c.connect()
+	return c
+}
+
+func (c *cluster) connect() {
+	c.t.Helper()
+	var err error
 	c.cl, err = kgo.NewClient(kgo.SeedBrokers(c.addrs...), kgo.MetadataMinAge(50*time.Millisecond))
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	c.adm = kadm.NewClient(c.cl)
-	t.Cleanup(func() { c.cl.Close(); fake.Close() })
-	return c
+	c.t.Cleanup(c.cl.Close)
+}
+
+// onlyFake skips a test that needs what only the fake broker can do.
+func (c *cluster) onlyFake() {
+	if c.fake == nil {
+		c.t.Skip("needs a fake broker: it injects what a real one does not do when asked")
+	}
 }
 
 func (c *cluster) topic(name string, partitions int32) {
 	c.t.Helper()
-	resp, err := c.adm.CreateTopics(c.t.Context(), partitions, 1, nil, name)
+	resp, err := c.adm.CreateTopics(c.t.Context(), partitions, 1, nil, c.ns+name)
 	if err == nil {
-		err = resp[name].Err
+		err = resp[c.ns+name].Err
 	}
 	if err != nil {
 		c.t.Fatal(err)
 	}
 }
+
+// feedEpoch is when the records of the tests begin; a broker's retention must not reach it.
+var feedEpoch = time.Now()
 
 // feed produces n records to a topic, over the given number of keys in turn. from is the sequence number of the first.
 func (c *cluster) feed(topic string, from, n, keys int) {
@@ -69,8 +105,8 @@ func (c *cluster) feed(topic string, from, n, keys int) {
 	var records []*kgo.Record
 	for i := from; i < from+n; i++ {
 		records = append(records, &kgo.Record{
-			Topic: topic, Key: []byte("key-" + strconv.Itoa(i%keys)), Value: []byte(strconv.Itoa(i)),
-			Timestamp: time.UnixMilli(int64(1000 + i)),
+			Topic: c.ns + topic, Key: []byte("key-" + strconv.Itoa(i%keys)), Value: []byte(strconv.Itoa(i)),
+			Timestamp: feedEpoch.Add(time.Duration(i) * time.Millisecond),
 		})
 	}
 	if err := c.cl.ProduceSync(c.t.Context(), records...).FirstErr(); err != nil {
@@ -81,7 +117,7 @@ func (c *cluster) feed(topic string, from, n, keys int) {
 // read returns the committed records of a topic, once there are at least want of them, or what there is after a while.
 func (c *cluster) read(topic string, want int) []*kgo.Record {
 	c.t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.addrs...), kgo.ConsumeTopics(topic),
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.addrs...), kgo.ConsumeTopics(c.ns+topic),
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.MetadataMinAge(50*time.Millisecond))
 	if err != nil {
@@ -192,8 +228,29 @@ func countProgram(app string) Program {
 	}
 }
 
+// within puts a prefix before every name of the program that others on the cluster could see.
+func (p Program) within(ns string) Program {
+	p.App = ns + p.App
+	p.Subs = slices.Clone(p.Subs)
+	for i := range p.Subs {
+		sub := &p.Subs[i]
+		sub.Sources, sub.Sinks, sub.Stores = slices.Clone(sub.Sources), slices.Clone(sub.Sinks), slices.Clone(sub.Stores)
+		for j := range sub.Sources {
+			sub.Sources[j].Topic = ns + sub.Sources[j].Topic
+		}
+		for j := range sub.Sinks {
+			sub.Sinks[j] = ns + sub.Sinks[j]
+		}
+		for j := range sub.Stores {
+			sub.Stores[j].Changelog = ns + sub.Stores[j].Changelog
+		}
+	}
+	return p
+}
+
 func newRig(t *testing.T, c *cluster, program Program) *rig {
 	t.Helper()
+	program = program.within(c.ns)
 	r := &rig{c: c, program: program, disk: &disk{}, restored: map[task.ID]int64{}}
 	subs := map[string]*Sub{}
 	for i := range program.Subs {
@@ -308,12 +365,12 @@ func until(t *testing.T, what string, ok func() bool) {
 
 // committed returns the sum of the committed offsets of a group in a topic.
 func (c *cluster) committed(group, topic string) int64 {
-	offsets, err := c.adm.FetchOffsets(c.t.Context(), group)
+	offsets, err := c.adm.FetchOffsets(c.t.Context(), c.ns+group)
 	if err != nil {
 		return -1
 	}
 	var sum int64
-	for _, o := range offsets[topic] {
+	for _, o := range offsets[c.ns+topic] {
 		sum += o.At
 	}
 	return sum

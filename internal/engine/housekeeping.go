@@ -11,6 +11,9 @@ import (
 	"go.uber.org/zap"
 )
 
+// recheckPause is waited before a topic counts as gone.
+const recheckPause = time.Second
+
 // housekeep starts the jobs whose time has come, beside the processing: one of each at a time.
 func (s *session) housekeep(now time.Time) {
 	if s.e.cfg.PurgeInterval > 0 && now.After(s.nextPurge) && s.purging.CompareAndSwap(false, true) {
@@ -29,7 +32,11 @@ func (s *session) housekeep(now time.Time) {
 		go func() {
 			defer s.async.Done()
 			defer s.checking.Store(false)
-			if err := s.recheck(); err != nil {
+			err := s.recheck()
+			if errors.Is(err, ErrTopicChanged) && sleep(s.ctx, recheckPause) {
+				err = s.recheck() // a broker that just started may not know all topics yet
+			}
+			if err != nil {
 				s.fail(err)
 			}
 		}()

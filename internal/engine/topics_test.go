@@ -19,13 +19,14 @@ import (
 )
 
 func TestMissingTopics(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 2)
 	r := newRig(t, c, countProgram("missing"))
 	began := time.Now()
 	err := r.start(t).wait()
 	typed := isKind(t, err, ErrMissingTopic)
-	if typed.Topic != "out" || !strings.Contains(err.Error(), c.addrs[0]) {
+	if typed.Topic != c.ns+"out" || !strings.Contains(err.Error(), c.addrs[0]) {
 		t.Errorf("error: %v", err)
 	}
 	if took := time.Since(began); took > 10*time.Second {
@@ -34,6 +35,7 @@ func TestMissingTopics(t *testing.T) {
 }
 
 func TestCoPartitioningIsChecked(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 2)
 	c.topic("other", 3)
@@ -42,7 +44,7 @@ func TestCoPartitioningIsChecked(t *testing.T) {
 	p.Subs[0].Sources = append(p.Subs[0].Sources, Source{Topic: "other"})
 	err := newRig(t, c, p).start(t).wait()
 	isKind(t, err, ErrPartitionMismatch)
-	for _, want := range []string{"in has 2", "other has 3"} {
+	for _, want := range []string{c.ns + "in has 2", c.ns + "other has 3"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q does not say %q", err, want)
 		}
@@ -50,15 +52,16 @@ func TestCoPartitioningIsChecked(t *testing.T) {
 }
 
 func TestInternalTopicsAreChecked(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 2)
 	c.topic("out", 1)
 	create := func(partitions int32, policy string) {
-		if _, err := c.adm.DeleteTopics(t.Context(), "internal-counts-changelog"); err != nil {
+		if _, err := c.adm.DeleteTopics(t.Context(), c.ns+"internal-counts-changelog"); err != nil {
 			t.Fatal(err)
 		}
 		_, err := c.adm.CreateTopics(t.Context(), partitions, 1,
-			map[string]*string{"cleanup.policy": kadm.StringPtr(policy)}, "internal-counts-changelog")
+			map[string]*string{"cleanup.policy": kadm.StringPtr(policy)}, c.ns+"internal-counts-changelog")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,22 +80,23 @@ func TestInternalTopicsAreChecked(t *testing.T) {
 
 // TestInputChangesWhileRunning ends Run when an input gets partitions, is deleted, or is made anew.
 func TestInputChangesWhileRunning(t *testing.T) {
+	t.Parallel()
 	change := map[string]struct {
 		do   func(*testing.T, *cluster)
 		kind error
 	}{
 		"partitions": {func(t *testing.T, c *cluster) {
-			if _, err := c.adm.UpdatePartitions(t.Context(), 5, "in"); err != nil {
+			if _, err := c.adm.UpdatePartitions(t.Context(), 5, c.ns+"in"); err != nil {
 				t.Fatal(err)
 			}
 		}, ErrPartitionMismatch},
 		"deleted": {func(t *testing.T, c *cluster) {
-			if _, err := c.adm.DeleteTopics(t.Context(), "in"); err != nil {
+			if _, err := c.adm.DeleteTopics(t.Context(), c.ns+"in"); err != nil {
 				t.Fatal(err)
 			}
 		}, ErrTopicChanged},
 		"recreated": {func(t *testing.T, c *cluster) {
-			if _, err := c.adm.DeleteTopics(t.Context(), "in"); err != nil {
+			if _, err := c.adm.DeleteTopics(t.Context(), c.ns+"in"); err != nil {
 				t.Fatal(err)
 			}
 			c.topic("in", 2)
@@ -116,6 +120,7 @@ func TestInputChangesWhileRunning(t *testing.T) {
 }
 
 func TestStartPolicies(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 2)
 	c.topic("out", 1)
@@ -124,7 +129,7 @@ func TestStartPolicies(t *testing.T) {
 	fail := countProgram("policy")
 	fail.Subs[0].Sources[0].Start = StartFail
 	typed := isKind(t, newRig(t, c, fail).start(t).wait(), ErrNoCommittedOffset)
-	if typed.Topic != "in" {
+	if typed.Topic != c.ns+"in" {
 		t.Errorf("topic %q", typed.Topic)
 	}
 
@@ -144,6 +149,7 @@ func TestStartPolicies(t *testing.T) {
 
 // TestOffsetsGone refuses to count everything again when the group's offsets vanish and the state does not.
 func TestOffsetsGone(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 2)
 	c.topic("out", 1)
@@ -152,7 +158,7 @@ func TestOffsetsGone(t *testing.T) {
 	c.feed("in", 0, 100, 10)
 	c.verifyCounts("out", 100)
 	p.stop()
-	if _, err := c.adm.DeleteGroups(t.Context(), "gone"); err != nil {
+	if _, err := c.adm.DeleteGroups(t.Context(), c.ns+"gone"); err != nil {
 		t.Fatal(err)
 	}
 	isKind(t, r.start(t).wait(), ErrNoCommittedOffset)
@@ -160,6 +166,7 @@ func TestOffsetsGone(t *testing.T) {
 
 // TestChangelogGone refuses to begin with an empty store when the changelog was deleted, unless told to.
 func TestChangelogGone(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 2)
 	c.topic("out", 1)
@@ -168,11 +175,11 @@ func TestChangelogGone(t *testing.T) {
 	c.feed("in", 0, 100, 10)
 	c.verifyCounts("out", 100)
 	p.stop()
-	if _, err := c.adm.DeleteTopics(t.Context(), "loss-counts-changelog"); err != nil {
+	if _, err := c.adm.DeleteTopics(t.Context(), c.ns+"loss-counts-changelog"); err != nil {
 		t.Fatal(err)
 	}
 	typed := isKind(t, r.start(t).wait(), ErrStateLoss)
-	if typed.Topic != "loss-counts-changelog" {
+	if typed.Topic != c.ns+"loss-counts-changelog" {
 		t.Errorf("topic %q", typed.Topic)
 	}
 	p = r.start(t, func(s *Settings) { s.AcceptStateLoss = true })
@@ -185,6 +192,7 @@ func TestChangelogGone(t *testing.T) {
 
 // TestStateIsRestored loses the disk, in whole or by damage, and goes on counting.
 func TestStateIsRestored(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 2)
 	c.topic("out", 1)
@@ -230,6 +238,7 @@ func TestStateIsRestored(t *testing.T) {
 }
 
 func TestTruncatedChangelog(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 1)
 	c.topic("out", 1)
@@ -238,7 +247,7 @@ func TestTruncatedChangelog(t *testing.T) {
 	c.feed("in", 0, 100, 10)
 	c.verifyCounts("out", 100)
 	p.stop()
-	const topic = "trunc-counts-changelog"
+	topic := c.ns + "trunc-counts-changelog"
 	// The topic is made again with less in it than the local position says.
 	if _, err := c.adm.DeleteTopics(t.Context(), topic); err != nil {
 		t.Fatal(err)
@@ -255,6 +264,7 @@ func TestTruncatedChangelog(t *testing.T) {
 }
 
 func TestStateDirIsPrivate(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	c.topic("in", 1)
 	c.topic("out", 1)
@@ -280,6 +290,7 @@ func TestStateDirIsPrivate(t *testing.T) {
 
 // TestBrokerAway starts with no broker at all: Run keeps trying, and ends when asked.
 func TestBrokerAway(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	r := newRig(t, c, countProgram("away"))
 	r.settings.Brokers = []string{"127.0.0.1:1"}
@@ -289,6 +300,7 @@ func TestBrokerAway(t *testing.T) {
 }
 
 func TestDeniedAccessIsNamed(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, kfake.EnableACLs(), kfake.EnableSASL(), kfake.Superuser("PLAIN", "root", "root"),
 		kfake.User("PLAIN", "app", "app"))
 	root, err := kgo.NewClient(kgo.SeedBrokers(c.addrs...), kgo.SASL(plain.Auth{User: "root", Pass: "root"}.AsMechanism()))
