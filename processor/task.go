@@ -27,8 +27,9 @@ type Task struct {
 	byTopic    map[string]*input
 	processed  int
 	outputs    []task.Output
-	taken      bool // outputs were handed out, and go with the next call
-	emitted    bool // an output was handed out since the last boundary
+	taken      bool          // outputs were handed out, and go with the next call
+	emitted    bool          // an output was handed out since the last boundary
+	changes    []task.Change // of the last boundary; kept for its memory
 	arena      arena
 	streamTime int64 // Unix milliseconds, -1 before the first record
 	timers     timers
@@ -389,10 +390,11 @@ func (t *Task) Outputs() []task.Output {
 
 // Boundary implements task.Machine.
 func (t *Task) Boundary() task.Batch {
-	b := task.Batch{Processed: t.processed, Metadata: formatMetadata(t.streamTime)}
+	b := task.Batch{Processed: t.processed, Metadata: formatMetadata(t.streamTime), Changes: t.changes[:0]}
 	t.layers.Changes(func(store int, key, row []byte) {
 		b.Changes = append(b.Changes, task.Change{Store: store, Key: key, Row: row})
 	})
+	t.changes = b.Changes
 	for _, in := range t.inputs {
 		// Offsets without a record, such as transaction markers, are passed over when nothing waits before them.
 		if in.queued() == 0 {
@@ -410,7 +412,17 @@ func (t *Task) Boundary() task.Batch {
 func (t *Task) Commit(positions []state.Position, wallMillis int64) {
 	t.release()
 	t.layers.Commit(positions, wallMillis)
+	t.endBatch()
+}
+
+// endBatch forgets the last boundary's batch. The memory of its list is kept, unless that has grown far beyond use.
+func (t *Task) endBatch() {
 	t.processed, t.emitted = 0, false
+	if cap(t.changes) > 1<<16 && len(t.changes) < cap(t.changes)/8 {
+		t.changes = nil
+		return
+	}
+	clear(t.changes)
 }
 
 // Abort implements task.Machine.
@@ -419,7 +431,7 @@ func (t *Task) Abort(committed []task.Offset, metadata string, wallMillis int64)
 	err := t.Close()
 	clear(t.outputs)
 	t.outputs, t.taken = t.outputs[:0], false
-	t.processed, t.emitted = 0, false
+	t.endBatch()
 	return errors.Join(err, t.Start(committed, metadata, wallMillis))
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -102,21 +103,36 @@ func (s *session) commit() error {
 // boundaries ends the batch of every task that did anything. It tells whether none wrote anything, and whether any
 // offset moved.
 func (s *session) boundaries() (batches []pending, empty, moved bool) {
-	empty = true
 	for _, t := range s.tasks {
-		if !t.running || !t.dirty {
-			continue
+		if t.running && t.dirty {
+			batches = append(batches, pending{t: t})
 		}
-		b := pending{t, t.machine.Boundary()}
+	}
+	s.spread(len(batches), func(i int) { batches[i].batch = batches[i].t.machine.Boundary() })
+	empty = true
+	for _, b := range batches {
 		empty = empty && b.batch.Empty
 		for _, o := range b.batch.Offsets {
-			if in := t.input(o.Topic); in != nil && o.Next != in.committed {
+			if in := b.t.input(o.Topic); in != nil && o.Next != in.committed {
 				moved = true
 			}
 		}
-		batches = append(batches, b)
 	}
 	return batches, empty, moved
+}
+
+// spread calls f for 0 to n-1 on as many goroutines as there are workers, which must be paused, and waits for all.
+func (s *session) spread(n int, f func(i int)) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(n, s.e.cfg.Workers) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(i)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func (t *taskRun) input(topic string) *input {
@@ -131,29 +147,31 @@ func (t *taskRun) input(topic string) *input {
 // applyCommit tells the tasks that their batches are durable.
 func (s *session) applyCommit(batches []pending) {
 	wall := s.e.wallMillis()
-	for _, b := range batches {
-		t := b.t
-		positions := make([]state.Position, len(t.stores))
-		for i, st := range t.stores {
-			if st.sent == 0 {
-				continue // zero: as it was
-			}
-			st.position = st.produced + 1
-			positions[i] = state.Position{TopicID: st.topicID, Next: st.position, LeaderEpoch: -1, WallMillis: wall}
-			st.sent = 0
+	s.spread(len(batches), func(i int) { batches[i].apply(wall) })
+}
+
+func (b *pending) apply(wall int64) {
+	t := b.t
+	positions := make([]state.Position, len(t.stores))
+	for i, st := range t.stores {
+		if st.sent == 0 {
+			continue // zero: as it was
 		}
-		for _, o := range b.batch.Offsets {
-			if in := t.input(o.Topic); in != nil {
-				in.committed = o.Next
-			}
-		}
-		t.metadata = b.batch.Metadata
-		t.machine.Commit(positions, wall)
-		t.dirty = false
-		s.uncommitted.Add(-t.held)
-		t.held = 0
-		t.countUnflushed()
+		st.position = st.produced + 1
+		positions[i] = state.Position{TopicID: st.topicID, Next: st.position, LeaderEpoch: -1, WallMillis: wall}
+		st.sent = 0
 	}
+	for _, o := range b.batch.Offsets {
+		if in := t.input(o.Topic); in != nil {
+			in.committed = o.Next
+		}
+	}
+	t.metadata = b.batch.Metadata
+	t.machine.Commit(positions, wall)
+	t.dirty = false
+	t.s.uncommitted.Add(-t.held)
+	t.held = 0
+	t.countUnflushed()
 }
 
 // commitTransaction runs one transaction to its end: changelog rows, flush, offsets, end.
@@ -212,48 +230,25 @@ func (s *session) flushProducer(ctx context.Context, batches []pending) error {
 	return nil
 }
 
-// produceChanges produces the changelog records of the batches, the tasks spread over as many goroutines as there are
-// workers, which are idle now. A record's time is the wall clock of its commit: retention must not go by event time.
+// produceChanges produces the changelog records of the batches. A record's time is the wall clock of its commit:
+// retention must not go by event time.
 func (s *session) produceChanges(batches []pending) {
 	now := s.e.cfg.Now()
-	var wg sync.WaitGroup
-	limit := make(chan struct{}, s.e.cfg.Workers)
-	for _, b := range batches {
-		if len(b.batch.Changes) == 0 {
-			continue
-		}
-		limit <- struct{}{}
-		wg.Add(1)
-		go func() {
-			defer func() { <-limit; wg.Done() }()
-			s.produceTaskChanges(b, now)
-		}()
-	}
-	wg.Wait()
+	s.spread(len(batches), func(i int) { batches[i].produceChanges(now) })
 }
 
-func (s *session) produceTaskChanges(b pending, now time.Time) {
+func (b *pending) produceChanges(now time.Time) {
 	t := b.t
-	promises := make([]func(*kgo.Record, error), len(t.stores))
-	for i, st := range t.stores {
-		promises[i] = func(r *kgo.Record, err error) {
-			// One partition's promises are called one after another, in order.
-			if err == nil {
-				st.produced = r.Offset
-			}
-			s.onSent(r, err)
-		}
-	}
-	slab := make([]kgo.Record, len(b.batch.Changes))
 	for i := range b.batch.Changes {
-		c, r := &b.batch.Changes[i], &slab[i]
+		c := &b.batch.Changes[i]
 		st := t.stores[c.Store]
 		if st.spec.Changelog == "" {
 			continue
 		}
 		st.sent++
+		r := st.sender.next(t.s, st)
 		r.Topic, r.Partition, r.Key, r.Value, r.Timestamp = st.spec.Changelog, t.id.Partition, c.Key, c.Row, now
-		s.cl.Produce(context.Background(), r, promises[c.Store])
+		st.sender.send()
 	}
 }
 

@@ -37,6 +37,7 @@ type storeRun struct {
 	restoreFrom int64
 
 	// While committing.
+	sender   sender
 	sent     int   // changelog records of the batch
 	produced int64 // offset of the last of them; written by the producer, read after its flush
 }
@@ -201,11 +202,6 @@ func (s *session) inspect(ctx context.Context, t *taskRun, stores []*storeRun) e
 	p := t.id.Partition
 	for _, st := range stores {
 		d := meta.Topics[st.spec.Changelog]
-		if errors.Is(d.Err, kerr.UnknownTopicOrPartition) {
-			return &Error{Kind: ErrStateLoss, Topic: st.spec.Changelog, Partition: -1,
-				Detail: "the changelog of store " + st.spec.Name + " was deleted",
-				Hint:   "restart to have it made anew"}
-		}
 		start, okS := starts.Lookup(st.spec.Changelog, p)
 		end, okE := ends.Lookup(st.spec.Changelog, p)
 		if err := errors.Join(d.Err, start.Err, end.Err); err != nil || !okS || !okE {

@@ -34,8 +34,9 @@ type taskRun struct {
 
 	// Written by the worker that runs it, read by the session with the workers paused.
 	dirty     bool
-	nextTimer int64 // of Punctuate
-	held      int64 // bytes it counts for in session.uncommitted
+	sender    sender // of outputs
+	nextTimer int64  // of Punctuate
+	held      int64  // bytes it counts for in session.uncommitted
 
 	flush     *flushJob // under way, or nil
 	unflushed int64     // bytes it counts for in session.unflushed
@@ -245,7 +246,7 @@ func (s *session) runSlice(t *taskRun, scratch *[]task.Record) (more bool, err e
 		if err != nil {
 			return false, err
 		}
-		s.send(t.machine.Outputs())
+		s.send(t, t.machine.Outputs())
 		if n < stepLimit {
 			t.nextWall.Store(0)
 			if retry > 0 {
@@ -261,7 +262,7 @@ func (s *session) runSlice(t *taskRun, scratch *[]task.Record) (more bool, err e
 	if t.nextTimer, err = t.machine.Punctuate(wall); err != nil {
 		return false, err
 	}
-	s.send(t.machine.Outputs())
+	s.send(t, t.machine.Outputs())
 	if t.nextTimer > 0 {
 		if at := t.nextWall.Load(); at == 0 || t.nextTimer < at {
 			t.nextWall.Store(t.nextTimer)
@@ -346,14 +347,13 @@ func (t *taskRun) publish() {
 }
 
 // send produces outputs at once; they are part of the transaction that is open. It blocks while the producer is full.
-func (s *session) send(outputs []task.Output) {
+func (s *session) send(t *taskRun, outputs []task.Output) {
 	if len(outputs) == 0 {
 		return
 	}
 	s.produced.Add(int64(len(outputs)))
-	slab := make([]kgo.Record, len(outputs))
 	for i := range outputs {
-		o, r := &outputs[i], &slab[i]
+		o, r := &outputs[i], t.sender.next(s, nil)
 		r.Topic, r.Partition, r.Key, r.Value = o.Topic, o.Partition, o.Key, o.Value
 		r.Timestamp = time.UnixMilli(o.TimeMillis)
 		if len(o.Headers) > 0 {
@@ -362,14 +362,12 @@ func (s *session) send(outputs []task.Output) {
 				r.Headers[j] = kgo.RecordHeader(h)
 			}
 		}
-		s.cl.Produce(context.Background(), r, s.onSent)
+		t.sender.send()
 	}
 }
 
 // onSent notes the first record that could not be produced: a transaction with a failed record must not commit, though
 // the client would.
 func (s *session) onSent(r *kgo.Record, err error) {
-	if err != nil {
-		s.sendError.CompareAndSwap(nil, &sendFailure{err, r.Topic, r.Key, len(r.Key) + len(r.Value)})
-	}
+	s.sendError.CompareAndSwap(nil, &sendFailure{err, r.Topic, r.Key, len(r.Key) + len(r.Value)})
 }

@@ -69,7 +69,8 @@ type Offset struct {
 
 // Batch is all that a task computed between two boundaries, less the outputs, which Machine.Outputs hands out earlier.
 type Batch struct {
-	// Changes has one entry for each row that changed, whatever happened in between.
+	// Changes has one entry for each row that changed, whatever happened in between. The slice is valid until Commit or
+	// Abort; the bytes stay valid.
 	Changes []Change
 	// Offsets has one entry for each input topic of the task that a position is known for, moved or not: each
 	// transaction carries them, because they are its generation check.
