@@ -94,6 +94,16 @@ func (c *cluster) topic(name string, partitions int32) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	c.visible(name)
+}
+
+// visible waits until the broker tells of a topic.
+func (c *cluster) visible(name string) {
+	c.t.Helper()
+	until(c.t, "topic "+name, func() bool {
+		offsets, err := c.adm.ListEndOffsets(c.t.Context(), c.ns+name)
+		return err == nil && offsets.Error() == nil && len(offsets[c.ns+name]) > 0
+	})
 }
 
 // feedEpoch is when the records of the tests begin; a broker's retention must not reach it.

@@ -31,6 +31,9 @@ const (
 	connectBackoffMax = 5 * time.Second
 	adminTimeout      = 10 * time.Second
 	warnInterval      = 5 * time.Second
+	// A topic that a broker does not know is asked for again before it counts as missing.
+	missingTries = 10
+	missingPause = 300 * time.Millisecond
 )
 
 // prepareTopics checks all topics and makes the internal ones. While no broker answers it keeps trying.
@@ -124,14 +127,14 @@ func (s *session) describe(ctx context.Context, l *layout, topics []string) erro
 		if len(missing) == 0 {
 			return nil
 		}
-		if try == 3 {
+		if try == missingTries {
 			return &Error{
 				Kind: ErrMissingTopic, Topic: missing[0], Partition: -1,
 				Detail: fmt.Sprintf("missing on %s: %s", strings.Join(s.e.cfg.Brokers, ","), strings.Join(missing, ", ")),
 				Hint:   "create it, or correct the name or the brokers",
 			}
 		}
-		if !sleep(ctx, 200*time.Millisecond) {
+		if !sleep(ctx, missingPause) {
 			return ctx.Err()
 		}
 	}
