@@ -103,6 +103,8 @@ const (
 	DropNoKey DropReason = iota
 	// DropNoValue is a tombstone where a value is needed.
 	DropNoValue
+	// DropNoPartition is a record without a key on its way to a repartition topic. (Kafka Streams does not count these.)
+	DropNoPartition
 	// DropNoTopic is a record that a sink's chooser sent nowhere.
 	DropNoTopic
 	// DropLate is a record behind the grace period of its window.
@@ -130,6 +132,8 @@ func (d DropReason) String() string {
 		return "no_key"
 	case DropNoValue:
 		return "no_value"
+	case DropNoPartition:
+		return "no_partition"
 	case DropNoTopic:
 		return "no_topic"
 	case DropLate:

@@ -33,8 +33,8 @@ func ToRepartition[K, V any](p *Node[K, V], r *Repartition[K, V]) {
 	p.outs = append(p.outs, func(t *Task) (Handler[K, V], error) {
 		write := sinkHandler[K, V](t, RepartitionTopic(t.app, r.name), r.key, r.value)
 		return guard(t, m, func(rec Record[K, V]) error {
-			if rec.NoKey {
-				t.Drop(DropNoKey)
+			if rec.NoKey && !r.keepNoKey {
+				t.Drop(DropNoPartition)
 				return nil
 			}
 			return write(rec)

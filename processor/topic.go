@@ -67,6 +67,7 @@ type Repartition[K, V any] struct {
 	key        serde.Serde[K]
 	value      serde.Serde[V]
 	partitions int32
+	keepNoKey  bool
 	err        error
 }
 
@@ -86,6 +87,13 @@ func (r Repartition[K, V]) WithPartitions(n int) *Repartition[K, V] {
 		r.err = fmt.Errorf("repartition topic %q: %d partitions: give 1 to 100000", r.name, n)
 	}
 	r.partitions = int32(n)
+	return &r
+}
+
+// WithNoKeys returns the repartition topic with a place for records without a key, on any partition: left and outer joins
+// make results of them. Otherwise they are dropped and counted.
+func (r Repartition[K, V]) WithNoKeys() *Repartition[K, V] {
+	r.keepNoKey = true
 	return &r
 }
 
@@ -110,5 +118,5 @@ func RepartitionAs[V2, K, V any](r *Repartition[K, V], value serde.Serde[V2]) *R
 	if r == nil {
 		return nil
 	}
-	return &Repartition[K, V2]{name: r.name, key: r.key, value: value, partitions: r.partitions, err: r.err}
+	return &Repartition[K, V2]{name: r.name, key: r.key, value: value, partitions: r.partitions, keepNoKey: r.keepNoKey, err: r.err}
 }

@@ -100,6 +100,7 @@ type Joinable struct {
 	Side       Side
 
 	number int64
+	kept   bool // it lies where partners look
 	alone  bool // it lies among those without a partner
 }
 
@@ -144,6 +145,7 @@ func (j *JoinStore) Put(r Joinable, window int64) (Joinable, error) {
 		return r, err
 	}
 	r.number = n + 1
+	j.seq.Store(r.number)
 	seen, ok, err := j.seen[r.Side].Load()
 	if err != nil {
 		return r, err
@@ -151,7 +153,7 @@ func (j *JoinStore) Put(r Joinable, window int64) (Joinable, error) {
 	if ok && r.TimeMillis <= satSub(seen, window) {
 		return r, nil
 	}
-	j.seq.Store(r.number)
+	r.kept = true
 	if !ok || r.TimeMillis > seen {
 		j.seen[r.Side].Store(r.TimeMillis)
 		if err := j.forget(window); err != nil {
@@ -228,7 +230,7 @@ func (j *JoinStore) find(found []Joinable, side Side, key, lo, hi []byte) ([]Joi
 		}
 		found = append(found, Joinable{
 			Key: key, Value: v[1:], TimeMillis: m.TimeMillis, Side: side,
-			number: int64(binary.BigEndian.Uint64(rest[9:])), alone: v[0] == 1,
+			number: int64(binary.BigEndian.Uint64(rest[9:])), kept: true, alone: v[0] == 1,
 		})
 	}
 	return found, sc.Err()
@@ -237,7 +239,9 @@ func (j *JoinStore) find(found []Joinable, side Side, key, lo, hi []byte) ([]Joi
 // Alone notes that a record, which Put returned, has found no partner. payload is what Leaving will give back.
 func (j *JoinStore) Alone(r Joinable, payload []byte) error {
 	r.alone = true
-	j.write(&r)
+	if r.kept {
+		j.write(&r)
+	}
 	row := append(AppendRow(j.row[:0], RowMeta{TimeMillis: r.TimeMillis}), payload...)
 	j.row = row
 	j.rows.Put(j.aloneKey(&r), row)

@@ -90,19 +90,125 @@ func OuterJoinWindow[K, L, R, W any](
 	return joinWindow(left, right, "outer-join-window", within, store, [2]bool{true, true}, f)
 }
 
-func joinWindow[K, L, R, W any](
-	left *Stream[K, L], right *Stream[K, R], kind string, within JoinWindows, store *state.JoinSpec[K, L, R],
-	outer [2]bool, f func(k K, l processor.Opt[L], r processor.Opt[R]) W,
+// SelfJoinWindow joins each record of a stream with the records of the same stream that have its key and are close enough
+// in time, itself included. Each pair makes two results, one with either record on the left: first those with the new
+// record on the left, then those with it on the right and the one of itself, each in the order of time.
+//
+// It keeps records once, where JoinWindow of a stream with itself keeps them twice, and makes the same results in
+// another order. (Kafka Streams: KStreamKStreamSelfJoin, KIP-862.)
+func SelfJoinWindow[K, V, W any](
+	s *Stream[K, V], within JoinWindows, store *state.JoinSpec[K, V, V], f func(k K, l, r V) W,
 ) *Stream[K, W] {
-	b := left.node.Builder()
-	var owned []state.AnySpec
+	const kind = "self-join-window"
+	given(s, kind, f != nil)
+	owned := joinStore(s.node.Builder(), kind, within, store)
+	op := processor.Operator{Kind: kind, Owned: owned, NeedsKey: true}
+	return New(processor.Derive(s.node, op,
+		func(t *processor.Task, next processor.Handler[K, W]) (processor.Handler[K, V], error) {
+			st, err := state.OpenJoin(t, store)
+			if err != nil {
+				return nil, err
+			}
+			j := &selfJoiner[K, V, W]{t, st, st.Cell("time"), within, f, next, store.Key(), store.Value()}
+			return j.handle, nil
+		}))
+}
+
+// selfJoiner is a self join in a task.
+type selfJoiner[K, V, W any] struct {
+	t     *processor.Task
+	st    *state.JoinStore
+	seen  *state.Cell
+	w     JoinWindows
+	f     func(k K, l, r V) W
+	next  processor.Handler[K, W]
+	key   serde.Serde[K]
+	value serde.Serde[V]
+}
+
+func (j *selfJoiner[K, V, W]) handle(r processor.Record[K, V]) error {
 	switch {
-	case right == nil:
-		b.Fail(kind, "the right stream is nil")
-		return New(processor.Derive(left.node, processor.Operator{Kind: kind},
-			func(*processor.Task, processor.Handler[K, W]) (processor.Handler[K, L], error) { return nil, nil }))
+	case r.NoKey:
+		j.t.Drop(processor.DropNoKey)
+		return nil
+	case r.Tombstone:
+		j.t.Drop(processor.DropNoValue)
+		return nil
+	}
+	at, window := r.Time.UnixMilli(), j.w.size()
+	now, err := observe(j.seen, at)
+	if err != nil {
+		return err
+	}
+	key, err := j.key.Append(nil, r.Key)
+	if err != nil {
+		return fmt.Errorf("encode key: %w", err)
+	}
+	value, err := j.value.Append([]byte{}, r.Value)
+	if err != nil {
+		return fmt.Errorf("encode value: %w", err)
+	}
+	emit := func(l, v V, at int64) error {
+		out := processor.WithValue(r, j.f(r.Key, l, v))
+		if at > r.Time.UnixMilli() {
+			out.Time = time.UnixMilli(at).UTC()
+		}
+		return j.next(out)
+	}
+	each := func(before, after int64, f func(other V, otherAt int64) error) error {
+		found, err := j.st.Find(state.LeftSide, key, max(0, subMillis(at, before)), max(0, addMillis(at, after)), window)
+		if err != nil {
+			return err
+		}
+		for _, o := range found {
+			v, err := j.value.Decode(o.Value)
+			if err != nil {
+				return fmt.Errorf("decode value: %w", err)
+			}
+			if err := f(v, o.TimeMillis); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	err = each(j.w.before, j.w.after, func(o V, otherAt int64) error { return emit(r.Value, o, otherAt) })
+	if err != nil {
+		return err
+	}
+	withItself := at > addMillis(subMillis(now, window), 1)
+	self := func() error {
+		if !withItself {
+			return nil
+		}
+		withItself = false
+		return emit(r.Value, r.Value, at)
+	}
+	err = each(j.w.after, j.w.before, func(o V, otherAt int64) error {
+		if otherAt > at {
+			if err := self(); err != nil {
+				return err
+			}
+		}
+		return emit(o, r.Value, otherAt)
+	})
+	if err != nil {
+		return err
+	}
+	if err := self(); err != nil {
+		return err
+	}
+	_, err = j.st.Put(state.Joinable{Key: key, Value: value, TimeMillis: at, Side: state.LeftSide}, window)
+	return err
+}
+
+// joinStore checks what a join is declared with, and returns the store to be owned.
+func joinStore[K, L, R any](
+	b *processor.Builder, kind string, within JoinWindows, store *state.JoinSpec[K, L, R],
+) []state.AnySpec {
+	switch {
 	case store == nil:
 		b.Fail(kind, "the store is nil: pass the spec that declares it, as state.Join returns it")
+		return nil
 	case within.err != nil:
 		b.Fail(kind, "%v", within.err)
 	case within.before+within.after < 0:
@@ -110,8 +216,21 @@ func joinWindow[K, L, R, W any](
 			within.before, within.after)
 	default:
 		checkRetention(b, kind, store.Name(), store.Retention(), within.MinRetention())
-		owned = append(owned, store)
 	}
+	return []state.AnySpec{store}
+}
+
+func joinWindow[K, L, R, W any](
+	left *Stream[K, L], right *Stream[K, R], kind string, within JoinWindows, store *state.JoinSpec[K, L, R],
+	outer [2]bool, f func(k K, l processor.Opt[L], r processor.Opt[R]) W,
+) *Stream[K, W] {
+	b := left.node.Builder()
+	if right == nil {
+		b.Fail(kind, "the right stream is nil")
+		return New(processor.Derive(left.node, processor.Operator{Kind: kind},
+			func(*processor.Task, processor.Handler[K, W]) (processor.Handler[K, L], error) { return nil, nil }))
+	}
+	owned := joinStore(b, kind, within, store)
 	op := processor.Operator{Kind: kind, Owned: owned, NeedsKey: true}
 	return New(processor.Derive2(left.node, right.node, op,
 		func(t *processor.Task, next processor.Handler[K, W]) (
@@ -161,16 +280,16 @@ type joiner[K, L, R, W any] struct {
 	right serde.Serde[R]
 }
 
-// observe moves the join's time on and returns it.
-func (j *joiner[K, L, R, W]) observe(at int64) (int64, error) {
-	seen, ok, err := j.seen.Load()
+// observe moves an operator's time on and returns it.
+func observe(c *state.Cell, at int64) (int64, error) {
+	seen, ok, err := c.Load()
 	if err != nil {
 		return 0, err
 	}
 	if ok && seen >= at {
 		return seen, nil
 	}
-	j.seen.Store(at)
+	c.Store(at)
 	return at, nil
 }
 
@@ -244,7 +363,7 @@ type side[K, L, R, V, W any] struct {
 func (s side[K, L, R, V, W]) handle(r processor.Record[K, V]) error {
 	j := s.j
 	at := r.Time.UnixMilli()
-	now, err := j.observe(at)
+	now, err := observe(j.seen, at)
 	if err != nil {
 		return err
 	}

@@ -168,7 +168,9 @@ func pipe(t *testing.T, c *testCase, build func(b *builder)) result {
 		}
 	}
 	for reason := range processor.DropReasons() {
-		got.dropped += d.Dropped(reason)
+		if reason != processor.DropNoPartition {
+			got.dropped += d.Dropped(reason)
+		}
 	}
 	if b.final != nil {
 		got.final = b.final(d)

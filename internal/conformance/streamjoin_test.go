@@ -24,11 +24,15 @@ func streamStreamJoin(b *builder) {
 	}
 	if b.Repartition {
 		same := func(r processor.Record[string, string]) processor.Record[string, string] { return r }
-		by := func(name string) *processor.Repartition[string, string] {
-			return processor.NewRepartition(name, serde.String, serde.String)
+		by := func(name string, outer bool) *processor.Repartition[string, string] {
+			r := processor.NewRepartition(name, serde.String, serde.String)
+			if outer {
+				r = r.WithNoKeys()
+			}
+			return r
 		}
-		left = stream.Repartition(stream.MapRecord(left, same), by("left-by-key"))
-		right = stream.Repartition(stream.MapRecord(right, same), by("right-by-key"))
+		left = stream.Repartition(stream.MapRecord(left, same), by("left-by-key", b.Kind != "inner"))
+		right = stream.Repartition(stream.MapRecord(right, same), by("right-by-key", b.Kind == "outer"))
 	}
 	w := stream.JoinWindows{}.Before(ms(b.Before)).After(ms(b.After))
 	if b.Grace != nil {
@@ -46,6 +50,10 @@ func streamStreamJoin(b *builder) {
 				return b.join(opt(l), opt(r))
 			})
 		default:
+			if b.Self && b.Optimize {
+				left = stream.SelfJoinWindow(left, w, s, func(_, l, r string) string { return b.join(l, r) })
+				continue
+			}
 			left = stream.JoinWindow(left, right, w, s, func(_, l, r string) string { return b.join(l, r) })
 		}
 	}
