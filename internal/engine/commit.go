@@ -91,6 +91,9 @@ func (s *session) commit() error {
 	if f := s.e.cfg.Events.Committed; f != nil {
 		info.Took = time.Since(began)
 		for _, t := range s.tasks {
+			if !t.running {
+				continue // its start goroutine owns it
+			}
 			for _, in := range t.inputs {
 				info.Lag += max(0, in.end-in.committed)
 			}
