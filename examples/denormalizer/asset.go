@@ -117,7 +117,8 @@ func jsonLen(s string) int {
 	return n
 }
 
-// VersionHeader is the header in which a tombstone, which has no value, carries the version that it deletes the asset at.
+// VersionHeader is the header in which a tombstone, which has no value, carries the version that it deletes the asset
+// at.
 const VersionHeader = "version"
 
 // Newest is what the denormaliser keeps of an asset. A deleted one stays as a row without content, so that an older

@@ -17,9 +17,9 @@ import (
 // these references: every published article on the way is rendered again, and published if it became another one. The
 // walk is bounded; what is left of it lies in Pending and is taken up by a timer.
 //
-// All of a record's effects, the documents, the rows and the position in the monolog, are in one transaction. A document
-// always shows the newest of everything at the time of its rendering, so that taking up a walk later can only publish
-// something newer, never something older.
+// All of a record's effects, the documents, the rows and the position in the monolog, are in one transaction. A
+// document always shows the newest of everything at the time of its rendering, so that taking up a walk later can only
+// publish something newer, never something older.
 type denormalizer struct {
 	limits  Limits
 	context *processor.Context[string, Document]
@@ -121,11 +121,11 @@ const (
 const pathSeparator = " > "
 
 // publish brings the denormalised topic up to date with one asset, if that is an article.
-func (d *denormalizer) publish(id string, v *Visit) error {
+func (d *denormalizer) publish(id string, v *Visit, look Lookup) error {
 	if Kind(id) != KindArticle {
 		return nil
 	}
-	article, _, err := d.assets.Get(id)
+	article, _, err := look(id)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (d *denormalizer) publish(id string, v *Visit) error {
 		}
 		return d.forward(processor.Record[string, Document]{Key: id, Tombstone: true}, v, EventWithdrawn)
 	}
-	doc, err := Render(article, d.limits, d.assets.Get)
+	doc, err := Render(article, d.limits, look)
 	if err != nil {
 		return err
 	}

@@ -121,8 +121,8 @@ func (s *server) getArticle(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(a.json) // the client is gone if this fails
 }
 
-// postAsset appends an asset. It answers 202 and not 200: the asset is in the monolog, and every view will have it soon,
-// but the answer does not wait for any of them.
+// postAsset appends an asset. It answers 202 and not 200: the asset is in the monolog, and every view will have it
+// soon, but the answer does not wait for any of them.
 func (s *server) postAsset(w http.ResponseWriter, r *http.Request) {
 	if ct, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); strings.TrimSpace(ct) != "application/json" {
 		s.fail(w, http.StatusUnsupportedMediaType, errors.New("send Content-Type: application/json"))

@@ -80,10 +80,12 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	var brokers string
 	f := flag.NewFlagSet("denormalizer", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&brokers, "brokers", "", "seed `brokers` host:port,… of a Kafka cluster; empty runs a broker in this process")
-	f.StringVar(&o.data, "data", "", "`directory` in which the broker in this process keeps its data; empty keeps it in memory")
-	f.StringVar(&o.state, "state", "", "`directory` for local state; default: temporary without -brokers or with -member, "+
-		"in -data if that is given, or else the user's state directory")
+	f.StringVar(&brokers, "brokers", "", "seed `brokers` host:port,… of a Kafka cluster; empty runs a broker in this "+
+		"process")
+	f.StringVar(&o.data, "data", "", "`directory` in which the broker in this process keeps its data; empty keeps it "+
+		"in memory")
+	f.StringVar(&o.state, "state", "", "`directory` for local state; default: temporary without -brokers or with "+
+		"-member, in -data if that is given, or else the user's state directory")
 	f.StringVar(&o.http, "http", defaultHTTP, "`address` of the page; name another host to be reachable from outside. "+
 		"If the default port is taken, a free one is used")
 	f.IntVar(&o.rate, "rate", 100, "records per second that the newsroom appends")

@@ -14,8 +14,8 @@ import (
 	"tailrace.dev/serde"
 )
 
-// newsLog appends assets to the monolog. It is the only writer of anything in this program besides the topology: whoever
-// wants to change an article appends an asset. It is safe for concurrent use.
+// newsLog appends assets to the monolog. It is the only writer of anything in this program besides the topology:
+// whoever wants to change an article appends an asset. It is safe for concurrent use.
 type newsLog struct{ cl *kgo.Client }
 
 // openLog makes a client that writes idempotently and waits for all in-sync replicas.

@@ -30,21 +30,24 @@ type story struct {
 // Shape of the newsroom.
 const (
 	authors      = 24
-	listLength   = 6
+	listLength   = 5
 	recentWindow = 40 // links and corrections mostly go to articles as young as that
 )
 
 var (
-	firstNames = strings.Fields(`Ada Amir Ben Carla Dan Emma Finn Gina Hugo Iris Jane Karim Lena Milo Nora Omar Pia Rosa Sam
+	firstNames = strings.Fields(`
+		Ada Amir Ben Carla Dan Emma Finn Gina Hugo Iris Jane Karim Lena Milo Nora Omar Pia Rosa Sam
 		Tom Uma Vera Yuki Zoe`)
 	lastNames = strings.Fields(`Abbot Brandt Costa Doe Eriksen Fischer Grant Haddad Ito Jensen Kowalski Lindqvist Moreau
 		Novak Okafor Petrov Quinn Rossi Silva Tanaka Underwood Vogel Weber Young`)
 	tagNames = strings.Fields(`Politics Business Science Climate Health Sports Arts Books Film Music Food Travel Technology
 		Space Oceans Housing Schools Courts Elections Trade Energy Cities Farming History`)
 	listNames = []string{"Most read", "Editors' picks", "Series: the river", "Series: after the vote"}
-	places    = strings.Fields("Harbor River Valley City Coast Border Capital Island Mountain Market Museum Bridge Forest Station Stadium")
-	verbs     = []string{"faces", "welcomes", "rejects", "rebuilds", "debates", "celebrates", "reopens", "questions", "measures", "remembers"}
-	things    = []string{"new plan", "old promise", "flood defenses", "record crowd", "longer trains", "quiet night", "tax on visitors",
+	places    = strings.Fields(`Harbor River Valley City Coast Border Capital Island Mountain Market Museum Bridge Forest
+		Station Stadium`)
+	verbs  = strings.Fields("faces welcomes rejects rebuilds debates celebrates reopens questions measures remembers")
+	things = []string{"new plan", "old promise", "flood defenses", "record crowd", "longer trains", "quiet night",
+		"tax on visitors",
 		"return of the herons", "school reform", "lost painting", "budget gap", "wind farm"}
 	sentences = []string{
 		"Officials said on Monday that the work would take longer than planned.",
@@ -58,9 +61,10 @@ var (
 
 func newNewsroom(seed uint64, assets map[string]Newest) *newsroom {
 	n := &newsroom{
-		rng: rand.New(rand.NewPCG(seed, uint64(len(assets)))), assets: maps.Clone(assets),
+		rng: rand.New(rand.NewPCG(seed, uint64(len(assets)))), assets: make(map[string]Newest),
 		live: make(map[string][]string), next: len(assets),
 	}
+	maps.Copy(n.assets, assets)
 	for _, id := range slices.Sorted(maps.Keys(assets)) {
 		if !assets[id].Deleted {
 			n.live[Kind(id)] = append(n.live[Kind(id)], id)
@@ -148,7 +152,7 @@ func (n *newsroom) happen() {
 		weight int
 		do     func()
 	}{
-		{300, n.write}, {260, n.correct}, {90, n.headline}, {90, n.caption}, {80, n.link}, {60, n.fillList},
+		{380, n.write}, {260, n.correct}, {90, n.headline}, {90, n.caption}, {30, n.link}, {30, n.fillList},
 		{20, n.rename}, {10, n.renameTag}, {25, n.withdraw}, {20, n.publishAgain}, {8, n.deleteArticle},
 		{7, n.deleteImage}, {30, n.repeatOld},
 	} {
@@ -159,7 +163,8 @@ func (n *newsroom) happen() {
 	}
 }
 
-// write makes an article with its images: in the order of what needs what, as a draft first; and sometimes the image last.
+// write makes an article with its images: in the order of what needs what, as a draft first; and sometimes the image
+// last.
 func (n *newsroom) write() {
 	n.next++
 	title := fmt.Sprintf("%s %s %s", n.of(places), n.of(verbs), n.of(things))
@@ -177,10 +182,10 @@ func (n *newsroom) write() {
 		}, "image added")
 	}
 	refs = append(refs, Ref{"lead", image}, Ref{"tag", n.skewed(KindTag)}, Ref{"tag", n.skewed(KindTag)})
-	if related, ok := n.recent(); ok && n.rng.IntN(4) == 0 {
+	if related, ok := n.recent(); ok && n.rng.IntN(6) == 0 {
 		refs = append(refs, Ref{"related", related})
 	}
-	if n.rng.IntN(8) == 0 {
+	if n.rng.IntN(15) == 0 {
 		refs = append(refs, Ref{"list", n.of(n.live[KindList])})
 	}
 	late := n.rng.IntN(12) == 0
@@ -215,7 +220,10 @@ func (n *newsroom) headline() {
 
 func (n *newsroom) caption() {
 	if ids := n.live[KindImage]; len(ids) > 0 {
-		n.edit(n.of(ids), "caption changed", func(a *Asset) string { a.Text = n.of(sentences) + " (archive)"; return "" }, nil)
+		n.edit(n.of(ids), "caption changed", func(a *Asset) string {
+			a.Text = n.of(sentences) + " (archive)"
+			return ""
+		}, nil)
 	}
 }
 

@@ -111,8 +111,8 @@ func (p *progress) idle() bool {
 // spareAfter is how long a member has no task before it says what it is good for.
 const spareAfter = 2 * time.Second
 
-// print prints a line a second while something happens, and what came of notable things as soon as it is known, until ctx
-// is cancelled.
+// print prints a line a second while something happens, and what came of notable things as soon as it is known, until
+// ctx is cancelled.
 func (p *progress) print(ctx context.Context, out *console, t *tally, v *view, session time.Duration) error {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
@@ -134,8 +134,9 @@ func (p *progress) print(ctx context.Context, out *console, t *tally, v *view, s
 			idleSince, told = now, false
 		} else if !told && now.Sub(idleSince) > spareAfter {
 			told = true
-			out.printf("%s no task for this member: the monolog has one partition, and another member has it. This one is a\n"+
-				"       hot spare: it takes over %v after the other one fell silent, or at once when that leaves.\n", p.clock(), session)
+			out.printf("%s no task for this member: the monolog has one partition, and another member has it.\n"+
+				"       This one is a hot spare: it takes over %v after the other one fell silent, or at once when that\n"+
+				"       leaves. Its view and its page work as those of the other one do.\n", p.clock(), session)
 		}
 		newest, n := t.last()
 		if now.Sub(shown) < time.Second || (n == written && p.appended.Load() == appended) {

@@ -61,8 +61,8 @@ func run(ctx context.Context, o options, out *console, log *zap.Logger) (err err
 	out.printf("page      http://%s/\n", l.Addr())
 	out.printf("state     %s\n", describeState(app.Config().StateDir, o))
 	if !o.member {
-		out.printf("\nThe monolog has one partition, so one member does the work; a second one is a hot spare, with the page of\n"+
-			"its own. Start it in another terminal by\n\n  %s\n\n", memberLine(brokers, o.session))
+		out.printf("\nThe monolog has one partition, so one member does the work; a second one is a hot spare, with a "+
+			"page of\nits own. Start it in another terminal by\n\n  %s\n\n", memberLine(brokers, o.session))
 	}
 
 	p := start(ctx)

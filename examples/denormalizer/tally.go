@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// tally counts what came of what happened in the newsroom: for each story that was appended, the documents that name it as
-// their cause. It is safe for concurrent use.
+// tally counts what came of what happened in the newsroom: for each story that was appended, the documents that name it
+// as their cause. It is safe for concurrent use.
 type tally struct {
 	mu      sync.Mutex
 	rows    map[string]*tallyRow

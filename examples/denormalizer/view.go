@@ -245,8 +245,8 @@ func (v *view) cursor() string {
 	return sb.String()
 }
 
-// resume returns an update with what happened after a cursor, be it of this process or of another one. A cursor that is of
-// another topic, too old or no cursor at all gives everything.
+// resume returns an update with what happened after a cursor, be it of this process or of another one. A cursor that is
+// of another topic, too old or no cursor at all gives everything.
 func (v *view) resume(cursor string) update {
 	v.mu.RLock()
 	at, ok := v.parse(cursor)

@@ -33,10 +33,39 @@ type walk struct {
 	queue []queued
 	seen  map[string]int // assets that are or were queued from their beginning, and with how much left
 	left  int            // visits
+
+	known map[string]found // what was read of the assets: many documents share an author
+	bytes int              // of the strings in known
 }
 
+type found struct {
+	Newest
+	ok bool
+}
+
+// maxKnownBytes bounds what a walk remembers.
+const maxKnownBytes = 8 << 20
+
 func (d *denormalizer) newWalk() *walk {
-	return &walk{d: d, seen: make(map[string]int), left: max(1, d.limits.Visits)}
+	return &walk{d: d, seen: make(map[string]int), left: max(1, d.limits.Visits), known: make(map[string]found)}
+}
+
+// asset is Lookup in the store.
+func (w *walk) asset(id string) (Newest, bool, error) {
+	if f, ok := w.known[id]; ok {
+		return f.Newest, f.ok, nil
+	}
+	n, ok, err := w.d.assets.Get(id)
+	if err != nil {
+		return n, false, err
+	}
+	const row = 200 // for the rest of it
+	if w.bytes += n.size() + row*(1+len(n.Refs)); w.bytes > maxKnownBytes {
+		clear(w.known)
+		w.bytes = 0
+	}
+	w.known[id] = found{n, ok}
+	return n, ok, nil
 }
 
 // push queues a visit. One that was only begun in an earlier walk does not stand for a visit in this one: something may
@@ -66,7 +95,7 @@ func (w *walk) run() error {
 
 func (w *walk) visit(q queued) error {
 	if q.After == "" {
-		if err := w.d.publish(q.id, &q.Visit); err != nil {
+		if err := w.d.publish(q.id, &q.Visit, w.asset); err != nil {
 			return err
 		}
 	}
@@ -131,9 +160,9 @@ func (w *walk) spill() error {
 	return nil
 }
 
-// merge returns a visit of one asset that does what both do. The newer one gives the reason. The one that has more left, or
-// is farther, is done first and to its end; the other one starts again after it. So every user gets its turn, however
-// often an asset changes; and since only what has less left comes of a visit, every walk ends.
+// merge returns a visit of one asset that does what both do. The newer one gives the reason. The one that has more
+// left, or is farther, is done first and to its end; the other one starts again after it. So every user gets its turn,
+// however often an asset changes; and since only what has less left comes of a visit, every walk ends.
 func merge(have, v Visit) Visit {
 	first, then := have, v
 	if v.Left > have.Left || (v.Left == have.Left && v.After > have.After) {

@@ -20,8 +20,8 @@ func (k *desk) pendingRows() int {
 	return n
 }
 
-// TestFanOutIsBounded renames a tag of many articles: no record and no tick may write more than the limit, breaking news
-// do not wait, a crash in the middle loses nothing, and every article is written once.
+// TestFanOutIsBounded renames a tag of many articles: no record and no tick may write more than the limit, breaking
+// news do not wait, a crash in the middle loses nothing, and every article is written once.
 func TestFanOutIsBounded(t *testing.T) {
 	const articles = 1000
 	l := DefaultLimits

@@ -35,6 +35,7 @@ function draw() {
     }));
     if (focused) document.querySelector(`#list button[data-id="${CSS.escape(focused)}"]`)?.focus();
     fresh.clear();
+    setTimeout(() => { for (const li of document.querySelectorAll("#list li.changed")) li.className = ""; }, 900);
     if (!chosen && newest.length > 0) choose(newest[0].id);
   });
 }
@@ -105,7 +106,7 @@ function photo(doc) {
   pixels.style.background = `linear-gradient(160deg, hsl(${hue} 45% 62%), hsl(${(hue + 70) % 360} 50% 34%))`;
   const by = parts(doc, "byline").flatMap((b) => [" Photograph: ", name(b)]);
   return el("figure", { className: "photo" }, pixels,
-    el("figcaption", {}, doc.title, ". ", doc.text ?? "", ...by, edit(doc)));
+    el("figcaption", {}, doc.title, edit(doc), ". ", doc.text ?? "", ...by));
 }
 
 // edit offers to change an asset. Only a document part that is whole can be sent back.
