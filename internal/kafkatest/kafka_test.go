@@ -5,6 +5,7 @@ package kafkatest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os/exec"
 	"strconv"
@@ -79,9 +80,11 @@ func TestScript(t *testing.T) {
 	script := func(args ...string) string {
 		t.Helper()
 		cmd := exec.CommandContext(testContext(t), "./kafka", args...)
+		var complaint strings.Builder
+		cmd.Stderr = &complaint
 		out, err := cmd.Output()
 		if err != nil {
-			t.Fatalf("kafka %s: %v: %s", strings.Join(args, " "), err, cmd.Stderr)
+			t.Fatalf("kafka %s: %v: %s", strings.Join(args, " "), err, complaint.String())
 		}
 		return strings.TrimSpace(string(out))
 	}
@@ -110,33 +113,18 @@ func TestScript(t *testing.T) {
 	}
 }
 
-// freePorts finds two neighbouring free ports, for the broker and its controller.
+// freePorts finds two neighbouring free ports, for the broker and its controller. They are below those that the system
+// gives to outgoing connections, or one of these might take a port before the broker does.
 func freePorts(t *testing.T) string {
 	t.Helper()
+	free := func(port int) bool {
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		return err == nil && l.Close() == nil
+	}
 	for range 100 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+		if port := 20000 + rand.IntN(10000); free(port) && free(port+1) {
+			return strconv.Itoa(port)
 		}
-		_, port, err := net.SplitHostPort(l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		n, err := strconv.Atoi(port)
-		if err != nil {
-			t.Fatal(err)
-		}
-		next, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(n+1))
-		if closeErr := l.Close(); closeErr != nil {
-			t.Fatal(closeErr)
-		}
-		if err != nil {
-			continue
-		}
-		if err := next.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return port
 	}
 	t.Fatal("no two neighbouring ports are free")
 	return ""
