@@ -205,7 +205,7 @@ func ForEach[K, V any](s *Stream[K, V], f func(k K, v V)) {
 // Splitter sends each record of a stream to one of several branches.
 type Splitter[K, V any] struct {
 	sw    *processor.Switch[K, V]
-	tests []func(k K, v V) bool
+	tests []func(r processor.Record[K, V]) bool
 	names map[string]bool
 	rest  bool
 }
@@ -218,15 +218,25 @@ type Splitter[K, V any] struct {
 //	read := split.When("read", isRead)
 //	rest := split.Otherwise("rest")
 func Split[K, V any](s *Stream[K, V]) *Splitter[K, V] {
+	return split(s, "split", func(t *processor.Task, r processor.Record[K, V]) bool {
+		if r.Tombstone {
+			t.Drop(processor.DropNoValue)
+		}
+		return !r.Tombstone
+	})
+}
+
+func split[K, V any](
+	s *Stream[K, V], kind string, takes func(t *processor.Task, r processor.Record[K, V]) bool,
+) *Splitter[K, V] {
 	sp := &Splitter[K, V]{names: make(map[string]bool)}
-	sp.sw = processor.NewSwitch(s.node, processor.Operator{Kind: "split"},
+	sp.sw = processor.NewSwitch(s.node, processor.Operator{Kind: kind},
 		func(t *processor.Task, r processor.Record[K, V]) int {
-			if r.Tombstone {
-				t.Drop(processor.DropNoValue)
+			if !takes(t, r) {
 				return -1
 			}
 			for i, test := range sp.tests {
-				if test(r.Key, r.Value) {
+				if test(r) {
 					return i
 				}
 			}
@@ -237,6 +247,13 @@ func Split[K, V any](s *Stream[K, V]) *Splitter[K, V] {
 
 // When adds a branch for the records that test is true for.
 func (sp *Splitter[K, V]) When(name string, test func(k K, v V) bool) *Stream[K, V] {
+	if test == nil {
+		return sp.when(name, nil)
+	}
+	return sp.when(name, func(r processor.Record[K, V]) bool { return test(r.Key, r.Value) })
+}
+
+func (sp *Splitter[K, V]) when(name string, test func(r processor.Record[K, V]) bool) *Stream[K, V] {
 	switch {
 	case test == nil:
 		sp.sw.Builder().Fail("split", "the function of branch %q is nil", name)
@@ -254,7 +271,24 @@ func (sp *Splitter[K, V]) When(name string, test func(k K, v V) bool) *Stream[K,
 
 // Otherwise adds a branch for the records that no earlier branch takes.
 func (sp *Splitter[K, V]) Otherwise(name string) *Stream[K, V] {
-	out := sp.When(name, func(K, V) bool { return true })
+	out := sp.when(name, func(processor.Record[K, V]) bool { return true })
 	sp.rest = true
 	return out
 }
+
+// RecordSplitter is a Splitter whose functions see tombstones as well.
+type RecordSplitter[K, V any] struct{ sp *Splitter[K, V] }
+
+// SplitRecord is Split with functions that see tombstones as well.
+func SplitRecord[K, V any](s *Stream[K, V]) *RecordSplitter[K, V] {
+	always := func(*processor.Task, processor.Record[K, V]) bool { return true }
+	return &RecordSplitter[K, V]{split(s, "split-record", always)}
+}
+
+// When adds a branch for the records that test is true for.
+func (sp *RecordSplitter[K, V]) When(name string, test func(r processor.Record[K, V]) bool) *Stream[K, V] {
+	return sp.sp.when(name, test)
+}
+
+// Otherwise adds a branch for the records that no earlier branch takes.
+func (sp *RecordSplitter[K, V]) Otherwise(name string) *Stream[K, V] { return sp.sp.Otherwise(name) }

@@ -98,6 +98,7 @@ func derive[K, V, W any](t *Table[K, V], kind string, f func(k K, v V) (W, bool)
 	}
 	out := New(n, view, t.stores...).WithClosing(t.closing)
 	if t.asOf != nil {
+		out.history = t.history
 		out.asOf = func(tk *processor.Task) (AsOfGetter[K, W], error) {
 			get, err := t.asOf(tk)
 			if err != nil {

@@ -6,6 +6,8 @@
 package table
 
 import (
+	"time"
+
 	"tailrace.dev/processor"
 	"tailrace.dev/state"
 )
@@ -13,10 +15,11 @@ import (
 // Table is a table under construction: for each key the newest value, and the changes that lead from one to the next.
 // A Table is made by From, by the other functions of this package, or by aggregating a stream.
 type Table[K, V any] struct {
-	node   *processor.Node[K, Change[V]]
-	view   View[K, V]     // nil: the table is computed and not kept
-	asOf   AsOfView[K, V] // nil: the table keeps no history
-	stores []state.AnySpec
+	node    *processor.Node[K, Change[V]]
+	view    View[K, V]     // nil: the table is computed and not kept
+	asOf    AsOfView[K, V] // nil: the table keeps no history
+	history time.Duration
+	stores  []state.AnySpec
 	// closing says when the rows' windows close, where the keys are windowed.
 	closing *Closing[K]
 }
@@ -46,6 +49,9 @@ type AsOfView[K, V any] func(t *processor.Task) (AsOfGetter[K, V], error)
 
 // AsOf returns how to look up what the table was, or nil if it keeps no history. It is for writing operators.
 func (t *Table[K, V]) AsOf() AsOfView[K, V] { return t.asOf }
+
+// History returns how far back AsOf can look.
+func (t *Table[K, V]) History() time.Duration { return t.history }
 
 // New makes a table of a node of changes and a view of the newest values, which reads the given stores. It is for
 // writing operators; see processor.Derive.

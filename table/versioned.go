@@ -77,6 +77,7 @@ func MaterializeVersioned[K, V any](
 			return ver.Value, ver.TimeMillis, ok, err
 		}, nil
 	}, store)
+	out.history = store.History()
 	out.asOf = func(t *processor.Task) (AsOfGetter[K, V], error) {
 		s, err := store.Open(t)
 		if err != nil {

@@ -121,7 +121,14 @@ func streamTableJoin(b *builder) {
 		right = b.table("right", b.TableStore)
 	}
 	if b.Grace != nil {
-		b.Fail("conformance", "a stream-table join with grace cannot be expressed")
+		buffer := state.Buffer("waiting", serde.String, serde.String)
+		if b.Kind == "left" {
+			stream.To(stream.LeftJoinGrace(left, right, ms(*b.Grace), buffer,
+				func(_, l string, r processor.Opt[string]) string { return b.join(l, opt(r)) }), b.topic("output"))
+			return
+		}
+		stream.To(stream.JoinGrace(left, right, ms(*b.Grace), buffer,
+			func(_, l, r string) string { return b.join(l, r) }), b.topic("output"))
 		return
 	}
 	switch b.Kind {

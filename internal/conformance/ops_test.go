@@ -78,15 +78,15 @@ func streamAggregate(b *builder) {
 }
 
 func split(b *builder) {
-	divisible := func(n int) func(k, v string) bool {
-		return func(k, _ string) bool { i, _ := strconv.Atoi(k); return i%n == 0 }
+	is := func(test func(n int) bool) func(r processor.Record[string, string]) bool {
+		return func(r processor.Record[string, string]) bool { n, _ := strconv.Atoi(r.Key); return test(n) }
 	}
-	sp := stream.Split(stream.From(b.Builder, b.topic("input")))
-	stream.To(sp.When("bar", divisible(2)), b.topic("foo-bar"))
-	sp.When("3", divisible(3)) // taken, and not read
-	sp.When("5", divisible(5))
-	stream.To(sp.When("4", func(k, _ string) bool { i, _ := strconv.Atoi(k); return i < 0 }), b.topic("foo-4"))
-	stream.To(sp.When("5th", divisible(7)), b.topic("foo-5"))
+	sp := stream.SplitRecord(stream.From(b.Builder, b.topic("input")))
+	stream.To(sp.When("bar", is(func(n int) bool { return n%2 == 0 })), b.topic("foo-bar"))
+	sp.When("3", is(func(n int) bool { return n%3 == 0 })) // taken, and not read
+	sp.When("5", is(func(n int) bool { return n%5 == 0 }))
+	stream.To(sp.When("4", is(func(n int) bool { return n < 0 })), b.topic("foo-4"))
+	stream.To(sp.When("5th", is(func(n int) bool { return n%7 == 0 })), b.topic("foo-5"))
 	stream.To(sp.Otherwise("rest"), b.topic("foo-0"))
 }
 

@@ -114,12 +114,17 @@ func reduceRecord(
 }
 
 func emitWindowed[V any](b *builder, t *table.Table[state.Windowed[string], V]) {
-	if b.SuppressClose {
-		b.Fail("conformance", "suppress until windows close cannot be expressed")
-		emit(b, t, "output-raw")
+	if !b.SuppressClose {
+		emit(b, t, "output")
 		return
 	}
-	emit(b, t, "output")
+	var value any = serde.String
+	if _, isCount := any(*new(V)).(int64); isCount {
+		value = serde.Int64
+	}
+	buffer := state.Buffer("closing", state.WindowedSerde(serde.String), value.(serde.Serde[V]))
+	emit(b, table.SuppressUntilClose(t, buffer, table.Limits{}), "output-suppressed")
+	emit(b, t, "output-raw")
 }
 
 func cogroup(b *builder) {
