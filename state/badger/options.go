@@ -3,7 +3,6 @@ package badger
 import (
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	bdg "github.com/dgraph-io/badger/v4"
@@ -135,6 +134,3 @@ func (o Options) checkSpace(dir string, need uint64) error {
 }
 
 var errClosed = errors.New("badger: backend is closed")
-
-// noLimit is what freeBytes tells where the system cannot be asked.
-const noLimit uint64 = math.MaxUint64

@@ -85,7 +85,7 @@ func testModel(t *testing.T, s *subject) {
 					t.Skip()
 				}
 			},
-			"": func(t *rapid.T) {},
+			"": func(*rapid.T) {},
 		})
 		for _, id := range m.ids {
 			s.wantScan(t, id, nil, nil, m.scan(id, nil, nil)...)
