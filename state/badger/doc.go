@@ -13,11 +13,13 @@
 // rows gives wrong results for ever, while damage that is noticed costs only a restore from the changelog. Hence, next
 // to Badger's files:
 //
-//   - Links. Every transaction carries one row of a gapless series of numbers. Each write-ahead log, and each table made
-//     from one, holds at least one number that is nowhere else, so a lost one leaves a gap, or a series that ends early.
+//   - Links. Every transaction carries one row of a gapless series of numbers. Each write-ahead log, and each table
+//     made from one, holds at least one number that is nowhere else, so a lost one leaves a gap, or a series that ends
+//     early.
 //   - GUARD, a small file that is replaced and synced after each write: the number that the series has reached, the
 //     number up to which links are in tables, and length and hash of the MANIFEST and the key registry, both of which
-//     only ever grow. Tables are named by the MANIFEST, so what is in tables is safe when the MANIFEST starts with the
+//     only ever grow. (Badger rewrites the MANIFEST after 10000 removed tables; a kill before the next write then costs
+//     a restore.) Tables are named by the MANIFEST, so what is in tables is safe when the MANIFEST starts with the
 //     recorded bytes; what is younger is safe when the series is complete. A clean Close also records the names and
 //     sizes of all files.
 //   - Tables are verified, block by block, in the opening goroutine, where damage is an error.
