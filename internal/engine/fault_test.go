@@ -1,7 +1,11 @@
 package engine
 
 import (
+	"context"
 	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,6 +44,11 @@ func TestRefusedCommitIsUndone(t *testing.T) {
 		{"end unknown", kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, Err: kerr.UnknownServerError}, "rebuild"},
 		{"end fenced", kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, Err: kerr.ProducerFenced}, "rebuild"},
 		{"end invalid", kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, Err: kerr.InvalidTxnState}, "rebuild"},
+		{"expelled", kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.UnknownMemberID}, ""},
+		{"generation of heartbeat", kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.IllegalGeneration}, ""},
+		{"coordinator away", kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.NotCoordinator, Count: 3}, ""},
+		{"metadata away", kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Err: kerr.LeaderNotAvailable, Count: 3}, ""},
+		{"leader away", kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "in", Err: kerr.NotLeaderForPartition, Count: 3}, ""},
 		{"epoch", kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "out", Err: kerr.InvalidProducerEpoch}, "rebuild"},
 	}
 	for _, tc := range cases {
@@ -68,6 +77,48 @@ func TestRefusedCommitIsUndone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNetworkIsCut breaks every connection for a while, again and again.
+func TestNetworkIsCut(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.topic("in", 2)
+	c.topic("out", 1)
+	r := newRig(t, c, countProgram("cut"))
+	var cut atomic.Bool
+	var mu sync.Mutex
+	var conns []net.Conn
+	r.settings.Kafka = append(r.settings.Kafka, kgo.Dialer(func(ctx context.Context, network, host string) (net.Conn, error) {
+		if cut.Load() {
+			return nil, errors.New("network is cut")
+		}
+		conn, err := new(net.Dialer).DialContext(ctx, network, host)
+		if err == nil {
+			mu.Lock()
+			conns = append(conns, conn)
+			mu.Unlock()
+		}
+		return conn, err
+	}))
+	p := r.start(t)
+	total := 0
+	for i := range 6 {
+		c.feed("in", total, 300, 20)
+		total += 300
+		time.Sleep(time.Duration(i) * 20 * time.Millisecond)
+		cut.Store(true)
+		mu.Lock()
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
+		conns = nil
+		mu.Unlock()
+		time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+		cut.Store(false)
+	}
+	c.verifyCounts("out", total)
+	p.stop()
 }
 
 // TestReplyOfEndIsLost drops the connection after the broker has committed: the outcome is unknown, and found out.

@@ -87,6 +87,7 @@ const (
 	maxParallelStarts = 8
 	maxAbortsInPlace  = 3 // in a row, then the session is rebuilt
 	maxFlushes        = 2
+	leaveTimeout      = 3 * time.Second
 )
 
 func newSession(e *Engine) *session {
@@ -498,7 +499,16 @@ func (s *session) close(err error) error {
 	}
 	s.cancel()
 	if s.cl != nil {
-		s.cl.CloseAllowingRebalance() // frees workers that wait in the producer
+		s.cl.AllowRebalance()
+		if s.e.cfg.InstanceID == "" {
+			// Closing leaves the group too, but would wait for a coordinator that is away.
+			ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+			if err := s.cl.LeaveGroupContext(ctx); err != nil {
+				s.log.Warn("could not leave the group; its place is kept until the session times out", zap.Error(err))
+			}
+			cancel()
+		}
+		s.cl.Close() // frees workers that wait in the producer
 	}
 	s.workers.Wait()
 	for _, t := range s.tasks {
