@@ -20,6 +20,7 @@ type Builder struct {
 	stores  map[string]*declaredStore
 	typed   map[string]any // by declared topic name: the *Node[K, V] of its source
 	topics  map[string]any // by declared topic name: its descriptor, to find two of one name
+	globals []globalTable
 	errs    []error
 	built   bool
 }

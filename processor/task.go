@@ -54,6 +54,8 @@ type TaskOptions struct {
 	// the order of their times: 0 waits only for what the broker is known to have, a negative value never waits.
 	// (Kafka Streams: max.task.idle.ms, KIP-353, KIP-695.)
 	MaxTaskIdle time.Duration
+	// Replicas are the topology's global tables, by the names of their stores.
+	Replicas map[string]*state.Replica
 	// OnSkipped is called for each record that a policy left out; it may be nil.
 	OnSkipped func(*TaskError)
 }

@@ -14,8 +14,9 @@ import (
 // Topology is a checked, immutable graph of operators between topics. It falls into sub-topologies: parts that are
 // connected otherwise than through topics, and so run as one task for each partition.
 type Topology struct {
-	nodes []*node
-	subs  []*subTopology
+	nodes   []*node
+	subs    []*subTopology
+	globals []globalTable
 }
 
 // subTopology is a connected part. It is named after its smallest declared source topic, so that its name, which the
@@ -35,7 +36,7 @@ func (n *node) brokerTopic(app string) string {
 }
 
 func newTopology(b *Builder) *Topology {
-	t := &Topology{nodes: b.nodes}
+	t := &Topology{nodes: b.nodes, globals: b.globals}
 	group := make(map[*node]*node) // union-find
 	var find func(n *node) *node
 	find = func(n *node) *node {

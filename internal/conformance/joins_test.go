@@ -18,6 +18,7 @@ func init() {
 	topologies["stream-table-join"] = streamTableJoin
 	topologies["table-table-join"] = tableTableJoin
 	topologies["table-filter"] = tableFilter
+	topologies["stream-global-join"] = streamGlobalJoin
 	replayers["versioned-store"] = versionedStore
 	topologies["fk-join"] = foreignKeyJoin
 	topologies["table-group-aggregate"] = tableGroupAggregate
@@ -139,6 +140,23 @@ func streamTableJoin(b *builder) {
 	default:
 		stream.To(stream.Join(left, right, func(_, l, r string) string { return b.join(l, r) }), b.topic("output"))
 	}
+}
+
+func streamGlobalJoin(b *builder) {
+	left := stream.From(b.Builder, b.topic("stream"))
+	g := table.Global(b.Builder, b.topic("global"), b.store("global-store"))
+	key := func(_, v string) (string, bool) {
+		_, key, found := strings.Cut(v, ",")
+		key, _, _ = strings.Cut(key, ",")
+		return key, found && key != ""
+	}
+	if b.Kind == "left" {
+		stream.To(stream.LeftJoinGlobal(left, g, key,
+			func(_, l string, r processor.Opt[string]) string { return b.join(l, opt(r)) }), b.topic("output"))
+		return
+	}
+	stream.To(stream.JoinGlobal(left, g, key,
+		func(_, l, r string) string { return b.join(l, r) }), b.topic("output"))
 }
 
 func tableTableJoin(b *builder) {

@@ -66,8 +66,9 @@ type Driver struct {
 	manual   bool
 
 	tasks     []*driven
-	readers   map[string][]*driven // by topic on the broker
-	next      map[string]int64     // next offset by topic
+	readers   map[string][]*driven      // by topic on the broker
+	globals   map[string]*state.Replica // by topic
+	next      map[string]int64          // next offset by topic
 	committed map[string][]processor.Output
 	pending   []processor.Output    // produced since the last commit
 	log       []processor.RawRecord // inputs since the last commit
@@ -99,6 +100,15 @@ func New(t TB, topology *processor.Topology, opts ...Option) *Driver {
 	}
 	d.opts.MaxTaskIdle = -1
 	d.opts.OnSkipped = func(e *processor.TaskError) { d.skipped = append(d.skipped, e) }
+	d.opts.Replicas = make(map[string]*state.Replica)
+	d.globals = make(map[string]*state.Replica)
+	for store, topic := range topology.Globals() {
+		r, err := state.OpenReplica(store, memory.New())
+		if err != nil {
+			t.Fatalf("processortest: %v", err)
+		}
+		d.opts.Replicas[store], d.globals[topic] = r, r
+	}
 	for _, sub := range topology.SubTopologies() {
 		dr := &driven{id: processor.TaskID{Sub: sub}, offsets: make(map[string]int64)}
 		dr.sources = topology.Sources(d.app, sub)
@@ -195,11 +205,19 @@ func (d *Driver) pipe(records ...processor.RawRecord) error {
 	logged := len(d.log)
 	for i := range records {
 		r := &records[i]
-		if len(d.readers[r.Topic]) == 0 {
+		global := d.globals[r.Topic]
+		if len(d.readers[r.Topic]) == 0 && global == nil {
 			return fmt.Errorf("processortest: the topology does not read topic %q", r.Topic)
 		}
 		r.Offset = d.next[r.Topic]
 		d.next[r.Topic]++
+		if global != nil {
+			rec := state.ReplicaRecord{Key: r.Key, Value: r.Value, TimeMillis: r.TimeMillis}
+			if err := global.Apply(0, []state.ReplicaRecord{rec}, state.Position{Next: r.Offset + 1}); err != nil {
+				return err
+			}
+			continue
+		}
 		d.log = append(d.log, *r)
 		d.enqueue(*r)
 	}
