@@ -230,6 +230,10 @@ var noExample = map[string]string{
 	"table.New":           plumbing,
 	"table.Values":        plumbing,
 	"table.RequireStored": plumbing,
+
+	"table.Materialize":          plumbing,
+	"table.MaterializeVersioned": plumbing,
+	"table.StoreView":            plumbing,
 }
 
 const plumbing = "it is for writing operators, and every operator's Example runs it"
