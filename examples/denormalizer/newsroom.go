@@ -23,8 +23,9 @@ type newsroom struct {
 // story is a change with what it is about.
 type story struct {
 	change
-	what string // one of the kinds of things that happen
-	tell string // a line to print when it is done, if it is worth one
+	what   string // one of the kinds of things that happen
+	tell   string // a line to print when it is done, if it is worth one
+	repeat bool   // there is a record of this version already
 }
 
 // Shape of the newsroom.
@@ -114,7 +115,7 @@ func (n *newsroom) edit(id, what string, f func(a *Asset) string, first *Asset) 
 			n.live[Kind(id)] = append(n.live[Kind(id)], id)
 		}
 		n.assets[id] = Newest{Asset: a}
-		return story{change{asset: a}, what, tell}, true
+		return story{change: change{asset: a}, what: what, tell: tell}, true
 	})
 }
 
@@ -127,7 +128,7 @@ func (n *newsroom) remove(id, what, tell string) {
 		gone := Asset{ID: id, Version: now.Version + 1}
 		n.assets[id] = Newest{Asset: gone, Deleted: true}
 		n.live[Kind(id)] = slices.DeleteFunc(n.live[Kind(id)], func(other string) bool { return other == id })
-		return story{change{asset: gone, delete: true}, what, tell}, true
+		return story{change: change{asset: gone, delete: true}, what: what, tell: tell}, true
 	})
 }
 
@@ -313,7 +314,7 @@ func (n *newsroom) repeatOld() {
 			}
 			a.Version--
 			a.Title, a.Published = "THIS VERSION IS OLD", true
-			return story{change{asset: a}, "old version repeated", ""}, true
+			return story{change: change{asset: a}, what: "old version repeated", repeat: true}, true
 		})
 	}
 }

@@ -88,7 +88,7 @@ func TestNewsroom(t *testing.T) {
 func TestTally(t *testing.T) {
 	tally := newTally()
 	begin := time.Now()
-	s := story{change{asset: Asset{ID: "tag/t", Version: 2}}, "tag renamed", "tag/t renamed"}
+	s := story{change: change{asset: Asset{ID: "tag/t", Version: 2}}, what: "tag renamed", tell: "tag/t renamed"}
 	tally.appended(s, begin)
 	for range 3 {
 		tally.wrote(feedItem{Event: EventRepublished, Cause: "tag/t@2"})

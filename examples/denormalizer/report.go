@@ -155,8 +155,8 @@ func (p *progress) print(ctx context.Context, out *console, t *tally, v *view, s
 // settleTimeout is how long the view may differ from the monolog once nothing is appended any more.
 const settleTimeout = time.Minute
 
-// errDiffers is returned when the view is not what the monolog says.
-var errDiffers = errors.New("the view differs from a computation from scratch")
+// errDiffers is returned when the view is not what the monolog says, or was not written exactly once.
+var errDiffers = errors.New("the view is not as it must be")
 
 // result waits until the view equals a computation from scratch, of the whole monolog, and tells.
 func result(ctx context.Context, brokers []string, t *tally, v *view, out *console) error {
@@ -183,12 +183,24 @@ func result(ctx context.Context, brokers []string, t *tally, v *view, out *conso
 		out.always("monolog: %d records of %d assets\n", a.records, len(a.assets))
 		out.always("check: computed again from the whole monolog, %d of %d published articles are equal to the view's\n",
 			len(want)-min(len(want), len(wrong)), len(want))
+		records, repeats := v.repeated()
+		out.always("check: of the %d records of the denormalised topic, %d say nothing new\n", records, repeats)
+		if repeats > 0 {
+			wrong = append(wrong, fmt.Sprintf("%d documents were written again without a change", repeats))
+		}
 		if len(wrong) > 0 {
-			return fmt.Errorf("%w, %v after the last record: %d articles\n  %s", errDiffers, settleTimeout, len(wrong),
-				strings.Join(wrong[:min(len(wrong), 10)], "\n  "))
+			return fmt.Errorf("%w:\n  %s", errDiffers, strings.Join(wrong[:min(len(wrong), 10)], "\n  "))
 		}
 		return nil
 	}
+}
+
+// repeated returns how many records the view has read, and how many of them only repeat the one before of their article.
+// The denormaliser writes none of these, so that they would be work that was done twice.
+func (v *view) repeated() (records, repeats int64) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.records, v.repeats
 }
 
 // differences returns what is wrong with the view if documents are all that is published.

@@ -52,10 +52,10 @@ func (t *tally) appended(s story, now time.Time) {
 		t.rows[s.what] = row
 	}
 	row.stories++
-	key := causeOf(s.asset.ID, s.asset.Version)
-	if t.causes[key] != nil {
-		return // an old version once more: what came of the first one is its own
+	if s.repeat {
+		return // what comes of this version came of the first record of it
 	}
+	key := causeOf(s.asset.ID, s.asset.Version)
 	c := &causeRow{row: row, tell: s.tell, at: now, last: now}
 	t.causes[key] = c
 	t.order = append(t.order, key)

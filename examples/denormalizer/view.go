@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -37,6 +38,8 @@ type view struct {
 	first    int64   // the number of feed[0], counted from the start
 	lost     []int64 // for each partition, the offset above those that have left the feed
 	wake     chan struct{}
+	records  int64
+	repeats  int64 // documents that equal the one before of their article
 }
 
 // published is an article as the newest record of it has it. It is not changed once it is made.
@@ -125,6 +128,7 @@ func (v *view) take(rs []*kgo.Record) {
 			continue
 		}
 		v.at[r.Partition] = r.Offset + 1
+		v.records++
 		item, err := v.apply(r)
 		if err != nil {
 			v.log.Warn("record of the denormalised topic left out", zap.Int32("partition", r.Partition),
@@ -168,6 +172,9 @@ func (v *view) apply(r *kgo.Record) (feedItem, error) {
 		return feedItem{}, err
 	}
 	item.Title, item.Version = doc.Title, doc.Version
+	if bytes.Equal(v.articles[id].json, r.Value) {
+		v.repeats++
+	}
 	v.articles[id] = published{
 		ID: id, Title: doc.Title, Version: doc.Version, At: item.At, json: r.Value,
 		etag: fmt.Sprintf(`"%s-%d-%d"`, v.epoch, r.Partition, r.Offset),

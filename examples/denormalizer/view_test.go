@@ -77,6 +77,10 @@ func TestViewFollowsAndResumes(t *testing.T) {
 	if u := v.since(first.next); u.all == nil {
 		t.Error("a number older than the feed was resumed")
 	}
+	v.take([]*kgo.Record{written(t, 0, 3+feedLength, "article/c", fmt.Sprint(feedLength-1))})
+	if records, repeats := v.repeated(); records != 5+feedLength || repeats != 1 {
+		t.Errorf("%d records, %d of them repeated", records, repeats)
+	}
 	if len(v.feed) != feedLength {
 		t.Errorf("the feed holds %d items", len(v.feed))
 	}
