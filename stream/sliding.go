@@ -52,7 +52,14 @@ type slider[K, V, A any] struct {
 	*windowFold[K, V, A]
 	diff   int64
 	closed int64 // windows that end before this have closed
-	spans  []state.SpanRow
+	found  []state.SpanRow
+	spans  []slidingWindow
+}
+
+// slidingWindow is a window in the store.
+type slidingWindow struct {
+	state.SpanRow      // of the row that has the whole content
+	emitted       bool // it has a row that is not hidden
 }
 
 // slide folds a record into the windows around it, and makes those that it calls for. The order of the results is that
@@ -64,7 +71,7 @@ func (s *slider[K, V, A]) slide(r processor.Record[K, V], ts int64) error {
 		return err
 	}
 	// The windows that s.spans has, in order: those that end before ts, the left one, others around ts, the right one.
-	var before, left, around, right *state.SpanRow
+	var before, left, around, right *slidingWindow
 	first := len(s.spans) // of those around ts, without the left one
 	for i := range s.spans {
 		w := &s.spans[i]
@@ -126,9 +133,14 @@ func (s *slider[K, V, A]) slide(r processor.Record[K, V], ts int64) error {
 		}
 		return s.create(r, start, processor.None[A]())
 	}
+	// A window that has never come out counts as missed if the record would have made it come out.
+	expected := func(i int) bool {
+		start := s.spans[i].StartMillis
+		return start == leftStart || (previous.OK && start == previous.V+1)
+	}
 	if early {
 		for i := first; i < len(s.spans) && s.spans[i].StartMillis <= ts; i++ {
-			if err := s.change(r, &s.spans[i]); err != nil {
+			if err := s.change(r, &s.spans[i], expected(i)); err != nil {
 				return err
 			}
 		}
@@ -139,7 +151,7 @@ func (s *slider[K, V, A]) slide(r processor.Record[K, V], ts int64) error {
 			return err
 		}
 		if left != nil {
-			return s.change(r, left)
+			return s.change(r, left, true)
 		}
 		return s.create(r, 0, processor.None[A]())
 	}
@@ -147,7 +159,7 @@ func (s *slider[K, V, A]) slide(r processor.Record[K, V], ts int64) error {
 		if s.spans[i].StartMillis > ts {
 			continue
 		}
-		if err := s.change(r, &s.spans[i]); err != nil {
+		if err := s.change(r, &s.spans[i], expected(i)); err != nil {
 			return err
 		}
 	}
@@ -165,21 +177,21 @@ func (s *slider[K, V, A]) slide(r processor.Record[K, V], ts int64) error {
 	return makeRight()
 }
 
-// look reads which windows of a key start in a range. Where a hidden row is beside a window's own, only the hidden one
-// is kept: it has the whole content.
+// look reads which windows of a key start in a range. Where a hidden row is beside a window's own, the hidden one has
+// the whole content.
 func (s *slider[K, V, A]) look(k K, from, to int64) error {
 	var err error
-	if s.spans, err = s.store.Spans(s.spans[:0], k, from, to); err != nil {
+	if s.found, err = s.store.Spans(s.found[:0], k, from, to); err != nil {
 		return err
 	}
-	kept := s.spans[:0]
-	for _, w := range s.spans { // a hidden row sorts before the window's own
-		if n := len(kept); n > 0 && kept[n-1].StartMillis == w.StartMillis {
+	s.spans = s.spans[:0]
+	for _, w := range s.found { // a hidden row sorts before the window's own
+		if n := len(s.spans); n > 0 && s.spans[n-1].StartMillis == w.StartMillis {
+			s.spans[n-1].emitted = true
 			continue
 		}
-		kept = append(kept, w)
+		s.spans = append(s.spans, slidingWindow{w, !w.IsHidden()})
 	}
-	s.spans = kept
 	return nil
 }
 
@@ -196,17 +208,19 @@ func (s *slider[K, V, A]) window(k K, start int64) state.Windowed[K] {
 	return state.Windowed[K]{Key: k, Span: state.Span{StartMillis: start, EndMillis: addMillis(start, s.diff)}}
 }
 
-func (s *slider[K, V, A]) key(k K, w *state.SpanRow) state.Windowed[K] {
+func (s *slider[K, V, A]) key(k K, w *slidingWindow) state.Windowed[K] {
 	return state.Windowed[K]{Key: k, Span: w.Span}
 }
 
 // change folds a record into a window that is there.
-func (s *slider[K, V, A]) change(r processor.Record[K, V], w *state.SpanRow) error {
+func (s *slider[K, V, A]) change(r processor.Record[K, V], w *slidingWindow, counts bool) error {
 	open := s.window(r.Key, w.StartMillis)
 	if open.EndMillis >= s.closed {
 		return s.update(r, open.Span)
 	}
-	s.t.Drop(processor.DropLate)
+	if counts || w.emitted {
+		s.t.Drop(processor.DropLate)
+	}
 	a, _, ok, err := s.store.Peek(s.key(r.Key, w))
 	if err != nil {
 		return err
