@@ -83,12 +83,12 @@ func TestBuildFindsMistakes(t *testing.T) {
 			g := stream.Group(stream.From(b, P1))
 			stream.Count(g, Counts)
 			stream.Count(g, state.KeyValue("counts", serde.String, serde.Int64))
-		}, []string{`aggregate: store name "counts" is already used by another spec at processor/builder_test.go:`}},
+		}, []string{`count: store name "counts" is already used by another spec at processor/builder_test.go:`}},
 		{"one store written twice", func(b *processor.Builder) {
 			g := stream.Group(stream.From(b, P1))
 			stream.Count(g, Counts)
 			stream.Aggregate(g, Counts, sum)
-		}, []string{`aggregate: store "counts" is already written by the aggregate at processor/builder_test.go:`}},
+		}, []string{`aggregate: store "counts" is already written by the count at processor/builder_test.go:`}},
 		{"two topics of one name", func(b *processor.Builder) {
 			stream.From(b, P1)
 			stream.To(stream.From(b, P2), processor.NewTopic("p1", serde.String, serde.String))

@@ -143,13 +143,13 @@ func ExampleTopology_String() {
 	// Topologies:
 	//    Sub-topology: 0 (p1)
 	//     Source: source-p1 (topics: [p1])
-	//       --> aggregate-1
-	//     Processor: aggregate-1 (stores: [counts])
+	//       --> count-1
+	//     Processor: count-1 (stores: [counts])
 	//       --> changes-2
 	//       <-- source-p1
 	//     Processor: changes-2 (stores: [])
 	//       --> sink-numbers
-	//       <-- aggregate-1
+	//       <-- count-1
 	//     Sink: sink-numbers (topic: numbers)
 	//       <-- changes-2
 }
@@ -167,7 +167,7 @@ func ExampleTopology_Mermaid() {
 	//   n0[["p1"]]
 	//   n1[["numbers"]]
 	//   subgraph s0["p1"]
-	//     n2("aggregate-1")
+	//     n2("count-1")
 	//     n3("changes-2")
 	//     n4[("counts")]
 	//   end
