@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// cursor is how far a reader of the view has come: for each followed topic, the next offset of each partition. It is the
-// id of a server-sent event, and so what a browser brings back as Last-Event-ID. The zero cursor is the beginning.
+// cursor is how far a reader of the view has come: for each followed topic, the next offset of each partition. It is
+// the id of a server-sent event, and so what a browser brings back as Last-Event-ID. The zero cursor is the
+// beginning.
 type cursor [2][]int64
 
 func (c cursor) clone() cursor { return cursor{slices.Clone(c[0]), slices.Clone(c[1])} }

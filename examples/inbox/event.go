@@ -28,9 +28,9 @@ const (
 
 // Event is one thing that somebody did, as it lies in the topic mail-events under the key Actor.
 //
-// The same event may be in the log several times (a client repeats what it got no answer for), and events may be in it in
-// any order (they lie in several partitions, and some come late). What an event does depends on its fields alone, and so
-// a repetition must be equal to the original in all of them.
+// The same event may be in the log several times (a client repeats what it got no answer for), and events may be in
+// it in any order (they lie in several partitions, and some come late). What an event does depends on its fields
+// alone, and so a repetition must be equal to the original in all of them.
 type Event struct {
 	// ID names the event. It decides between two events of the same millisecond.
 	ID   string `json:"id"`
@@ -125,7 +125,8 @@ func (e Event) time() time.Time { return time.UnixMilli(e.At).UTC() }
 // The time of the record has to be that of the event, because brokers refuse records from the future (Kafka's
 // message.timestamp.after.max.ms, one hour): an event from the year 2100 would otherwise make all mail look late.
 func wellFormed(r processor.Record[string, Event]) bool {
-	return !r.NoKey && !r.Tombstone && r.Key == r.Value.Actor && r.Time.UnixMilli() == r.Value.At && r.Value.check() == nil
+	return !r.NoKey && !r.Tombstone && r.Key == r.Value.Actor && r.Time.UnixMilli() == r.Value.At &&
+		r.Value.check() == nil
 }
 
 // recipients returns whose inboxes an event changes, each once.

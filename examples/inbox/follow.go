@@ -8,15 +8,17 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 )
 
-// view is what the HTTP side reads: the two derived topics, kept in memory. It is a cache in the good sense: it follows
-// the topics from their beginning, is never written by anything else, and can be thrown away and made again. Its size is
-// that of the newest inbox of each user.
+// view is what the HTTP side reads: the two derived topics, kept in memory. It is a cache in the good sense: it
+// follows the topics from their beginning, is never written by anything else, and can be thrown away and made again.
+// Its size is that of the newest inbox of each user.
 //
 // It is safe for concurrent use.
 type view struct {
@@ -62,10 +64,7 @@ func openView(ctx context.Context, brokers []string, log *zap.Logger) (*view, er
 	if err != nil {
 		return nil, fmt.Errorf("view: %w", err)
 	}
-	topics, err := kadm.NewClient(cl).ListTopics(ctx, names[:]...)
-	if err == nil {
-		err = topics.Error()
-	}
+	topics, err := lookUp(ctx, cl, names[:])
 	if err != nil {
 		cl.Close()
 		return nil, fmt.Errorf("view: look up the derived topics: %w", err)
@@ -81,6 +80,29 @@ func openView(ctx context.Context, brokers []string, log *zap.Logger) (*view, er
 	}
 	v.epoch = fmt.Sprintf("%08x", h.Sum32())
 	return v, nil
+}
+
+// lookUpTimeout is how long a topic that was just created may be unknown to some brokers of a cluster.
+const lookUpTimeout = 15 * time.Second
+
+// lookUp returns the metadata of topics that exist.
+func lookUp(ctx context.Context, cl *kgo.Client, names []string) (kadm.TopicDetails, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookUpTimeout)
+	defer cancel()
+	for {
+		topics, err := kadm.NewClient(cl).ListTopics(ctx, names...)
+		if err == nil {
+			err = topics.Error()
+		}
+		if !errors.Is(err, kerr.UnknownTopicOrPartition) {
+			return topics, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 func (v *view) close() { v.cl.Close() }
@@ -254,8 +276,8 @@ func (w *watcher) mark(users map[string]bool) {
 	}
 }
 
-// changed returns the newest rows of the users who changed since the last call, and the positions up to which they are
-// complete.
+// changed returns the newest rows of the users who changed since the last call, and the positions up to which they
+// are complete.
 func (v *view) changed(w *watcher) ([]*row, cursor) {
 	v.mu.RLock()
 	defer v.mu.RUnlock()

@@ -48,8 +48,8 @@ func newServer(v *view, mail appender, stop <-chan struct{}, log *zap.Logger) *s
 	return &server{log: log, view: v, mail: mail, now: time.Now, live: make(chan struct{}, maxLive), stop: stop}
 }
 
-// handler returns the routes. loopback tells that only names of this machine may be asked for, so that a web page from
-// elsewhere cannot reach in by pointing its own name here.
+// handler returns the routes. loopback tells that only names of this machine may be asked for, so that a web page
+// from elsewhere cannot reach in by pointing its own name here.
 func (s *server) handler(loopback bool) (http.Handler, error) {
 	page, err := fs.Sub(pageFiles, "page")
 	if err != nil {
@@ -62,7 +62,7 @@ func (s *server) handler(loopback bool) (http.Handler, error) {
 	mux.HandleFunc("GET /events/{user}", s.liveUser)
 	mux.HandleFunc("GET /live", s.liveAll)
 	mux.Handle("GET /", http.FileServerFS(page))
-	var h http.Handler = http.NewCrossOriginProtection().Handler(mux)
+	h := http.NewCrossOriginProtection().Handler(mux)
 	if loopback {
 		h = loopbackOnly(h)
 	}
@@ -72,8 +72,8 @@ func (s *server) handler(loopback bool) (http.Handler, error) {
 func headers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "+
-			"img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+		h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; "+
+			"connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-cache")
@@ -100,8 +100,8 @@ func isLoopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// postEvent appends an event to the log. It answers 202 and not 200: the event is in the log, and every view will have
-// it soon, but the answer does not wait for any of them.
+// postEvent appends an event to the log. It answers 202 and not 200: the event is in the log, and every view will
+// have it soon, but the answer does not wait for any of them.
 //
 // Who gives an id also gives the time, so that a repetition is the same event; who gives neither gets both.
 func (s *server) postEvent(w http.ResponseWriter, r *http.Request) {
@@ -113,7 +113,7 @@ func (s *server) postEvent(w http.ResponseWriter, r *http.Request) {
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	dec.DisallowUnknownFields()
 	err := dec.Decode(&e)
-	if err == nil && dec.Decode(&struct{}{}) != io.EOF { //nolint:errorlint // the decoder returns it as it is
+	if err == nil && dec.Decode(&struct{}{}) != io.EOF {
 		err = errors.New("one JSON object is expected")
 	}
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
@@ -190,7 +190,8 @@ func (s *server) getUnread(w http.ResponseWriter, r *http.Request) {
 func (s *server) user(w http.ResponseWriter, r *http.Request) (*row, bool) {
 	user := r.PathValue("user")
 	if !userRule.MatchString(user) {
-		s.fail(w, http.StatusBadRequest, fmt.Errorf("user %.40q: give 1 to 32 small letters, digits, '.', '_' or '-'", user))
+		s.fail(w, http.StatusBadRequest,
+			fmt.Errorf("user %.40q: give 1 to 32 small letters, digits, '.', '_' or '-'", user))
 		return nil, false
 	}
 	return s.view.row(user), true

@@ -108,7 +108,8 @@ func do(t *testing.T, srv *httptest.Server, req *http.Request) (int, map[string]
 func TestPostEvent(t *testing.T) {
 	srv, _, mail := testServer(t)
 	status, answer := post(t, srv, `{"kind":"sent","actor":"ann","to":["bob"],"subject":"hi"}`, nil)
-	if status != http.StatusAccepted || answer["topic"] != "mail-events" || answer["partition"] != 2.0 || answer["offset"] != 0.0 {
+	if status != http.StatusAccepted || answer["topic"] != "mail-events" || answer["partition"] != 2.0 ||
+		answer["offset"] != 0.0 {
 		t.Fatalf("%d %v", status, answer)
 	}
 	e := mail.events[0]
@@ -171,7 +172,8 @@ func get(t *testing.T, srv *httptest.Server, path string) (int, map[string]any) 
 
 func TestReads(t *testing.T) {
 	srv, v, _ := testServer(t)
-	feed(t, v, 0, "bob", 1, Item{Message: "m2", From: "cid", At: 2}, Item{Message: "m1", From: "ann", At: 1, Read: true})
+	feed(t, v, 0, "bob", 1,
+		Item{Message: "m2", From: "cid", At: 2}, Item{Message: "m1", From: "ann", At: 1, Read: true})
 	status, answer := get(t, srv, "/inbox/bob")
 	if status != 200 || answer["unread"] != 1.0 || len(answer["messages"].([]any)) != 2 {
 		t.Errorf("%d %v", status, answer)

@@ -52,8 +52,8 @@ func (s *server) liveUser(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// stream sends server-sent events until the client or the server goes. The id of each is a cursor of offsets in the derived
-// topics, so that a client which comes back gets what changed since, from this process or from another.
+// stream sends server-sent events until the client or the server goes. The id of each is a cursor of offsets in the
+// derived topics, so that a client which comes back gets what changed since, from this process or from another.
 func (s *server) stream(w http.ResponseWriter, r *http.Request, only string, render func([]*row) any) {
 	select {
 	case s.live <- struct{}{}:

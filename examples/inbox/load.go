@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// load invents the mail of a company: some get and send far more than others, most answers stay in their thread, people
-// open their box now and then and read, delete, or mark something unread to come back to it; a few never look. Of its
-// events 1 % come twice, 1 % out of order, and 0.3 % very late. The same seed gives the same mail.
+// load invents the mail of a company: some get and send far more than others, most answers stay in their thread,
+// people open their box now and then and read, delete, or mark something unread to come back to it; a few never look.
+// Of its events 1 % come twice, 1 % out of order, and 0.3 % very late. The same seed gives the same mail.
 type load struct {
 	rng     *rand.Rand
 	run     string // makes the names of this run's messages and events its own
@@ -56,8 +56,9 @@ const (
 var (
 	firstNames = strings.Fields(`ada amir anna ben bo carl cora dan dora eli emma finn gina hana hugo ida ivan jana jon
 		kai kim lea leo lina max mia nia nils noa olga otto pia raj rosa sam sara tom uma vera zoe`)
-	topics1 = strings.Fields("budget roadmap offsite invoice release incident hiring onboarding contract survey audit launch")
-	topics2 = strings.Fields("draft numbers notes question plan review dates follow-up summary proposal")
+	matters = strings.Fields(`budget roadmap offsite invoice release incident hiring onboarding contract survey audit
+		launch`)
+	papers = strings.Fields("draft numbers notes question plan review dates follow-up summary proposal")
 )
 
 func newLoad(seed uint64, run string) *load {
@@ -140,7 +141,7 @@ func (l *load) send() Event {
 		to = append(to, l.person(old.from))
 	} else {
 		e.Thread = l.name("t")
-		e.Subject = topics1[l.rng.IntN(len(topics1))] + " " + topics2[l.rng.IntN(len(topics2))]
+		e.Subject = matters[l.rng.IntN(len(matters))] + " " + papers[l.rng.IntN(len(papers))]
 		to = append(to, l.people[l.readers.choose()])
 	}
 	for l.rng.Float64() < 0.4 && len(to) < 8 {

@@ -10,24 +10,25 @@ import (
 // The limits of what a mailbox remembers. They bound the row that it is.
 const (
 	// maxLate is how late an event may be: an event about a message that the mailbox does not know, older by more
-	// than this than the newest event of the mailbox, is left out, because the message may have been deleted and forgotten.
+	// than this than the newest event of the mailbox, is left out, because the message may have been deleted and
+	// forgotten.
 	maxLate = 7 * 24 * time.Hour
 	// remember is how long it is known that a message was deleted, and what was done to a message that has not
-	// arrived. Twice maxLate, so that a read or a deletion may also bear a time that is up to maxLate before that of its
-	// message, as clocks differ.
+	// arrived. Twice maxLate, so that a read or a deletion may also bear a time that is up to maxLate before that of
+	// its message, as clocks differ.
 	remember = 2 * maxLate
 	// maxMessages is how many messages an inbox holds; a further one pushes the oldest out, as if deleted.
 	maxMessages = 1000
-	// maxRemembered is how many deleted and not yet arrived messages are known. Beyond, the oldest is forgotten early,
-	// and events of its time and before are too late from then on.
+	// maxRemembered is how many deleted and not yet arrived messages are known. Beyond, the oldest is forgotten
+	// early, and events of its time and before are too late from then on.
 	maxRemembered = 1000
 )
 
-// Mailbox is the fold of all events that concern one user. It is the only state there is: the inbox and the counter of
-// unread messages are computed from it and so cannot disagree.
+// Mailbox is the fold of all events that concern one user. It is the only state there is: the inbox and the counter
+// of unread messages are computed from it and so cannot disagree.
 //
-// Each message in it is a join of the events about it: taking one in twice, or two in the other order, gives the same.
-// Nothing is ever counted up or down, so nothing can be counted twice.
+// Each message in it is a join of the events about it: taking one in twice, or two in the other order, gives the
+// same. Nothing is ever counted up or down, so nothing can be counted twice.
 type Mailbox struct {
 	// Clock is the time of the newest event, in Unix milliseconds: it is by this that others are old.
 	Clock int64 `json:"clock"`
@@ -187,8 +188,8 @@ func (m *Mailbox) limit() {
 	m.Floor = max(m.Floor, last+1)
 }
 
-// Inbox is what a user sees: the messages, newest first. It holds no counter, so that the counter can be compared with
-// it.
+// Inbox is what a user sees: the messages, newest first. It holds no counter, so that the counter can be compared
+// with it.
 type Inbox struct {
 	Messages []Item `json:"messages"`
 }

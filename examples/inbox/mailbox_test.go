@@ -16,8 +16,8 @@ import (
 // base is the time at which the tests' events begin.
 const base = int64(1_750_000_000_000)
 
-// drawEvents draws events about the messages of one mailbox whose times lie within span. Ids and times collide now and
-// then, as do different letters under one name.
+// drawEvents draws events about the messages of one mailbox whose times lie within span. Ids and times collide now
+// and then, as do different letters under one name.
 func drawEvents(t *rapid.T, span time.Duration) []Event {
 	kinds := []Kind{Sent, Sent, Read, Read, Unread, Deleted}
 	n := rapid.IntRange(1, 40).Draw(t, "n")
@@ -103,8 +103,8 @@ func TestCounter(t *testing.T) {
 	})
 }
 
-// TestForgetting: over months, with each event late by at most maxLate, what was forgotten makes no difference to what is
-// seen, and little is remembered.
+// TestForgetting: over months, with each event late by at most maxLate, what was forgotten makes no difference to
+// what is seen, and little is remembered.
 func TestForgetting(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
@@ -117,11 +117,14 @@ func TestForgetting(t *testing.T) {
 		for i := range 300 {
 			at += rng.Int64N(int64(12 * time.Hour / time.Millisecond))
 			message := fmt.Sprintf("m%03d", i)
-			life := []Event{{ID: "s" + message, Kind: Sent, Actor: "ann", To: []string{"bob"}, At: at, Message: message}}
+			life := []Event{
+				{ID: "s" + message, Kind: Sent, Actor: "ann", To: []string{"bob"}, At: at, Message: message},
+			}
 			for j, k := range []Kind{Read, Unread, Read, Deleted}[:rng.IntN(5)] {
 				// A clock that is behind by up to half of the limit makes a read older than its message.
 				when := at + rng.Int64N(20*24*3_600_000) - rng.Int64N(maxLate.Milliseconds()/2)
-				life = append(life, Event{ID: fmt.Sprintf("x%s.%d", message, j), Kind: k, Actor: "bob", At: when, Message: message})
+				id := fmt.Sprintf("x%s.%d", message, j)
+				life = append(life, Event{ID: id, Kind: k, Actor: "bob", At: when, Message: message})
 			}
 			for _, e := range life {
 				for range 1 + rng.IntN(2) {
@@ -216,6 +219,22 @@ func TestBounds(t *testing.T) {
 	old := Event{ID: "e0", Kind: Sent, Actor: "ann", To: []string{"bob"}, At: base, Message: long(0, "m")}
 	if again := m.apply("bob", old); again.inbox().Messages[maxMessages-1] != in.Messages[maxMessages-1] {
 		t.Error("an old message came back")
+	}
+}
+
+// TestForgottenEarly: a deletion that there was no room to remember is not undone by its message coming again.
+func TestForgottenEarly(t *testing.T) {
+	sent := Event{ID: "e1", Kind: Sent, Actor: "ann", To: []string{"bob"}, At: base, Message: "m1"}
+	m := foldAll([]Event{sent, {ID: "e2", Kind: Deleted, Actor: "bob", At: base + 1, Message: "m1"}})
+	for i := range maxRemembered {
+		id := fmt.Sprintf("x%d", i)
+		m = m.apply("bob", Event{ID: id, Kind: Deleted, Actor: "bob", At: base + 2, Message: id})
+	}
+	if m.Messages["m1"] != nil {
+		t.Fatal("m1 is still remembered")
+	}
+	if m = m.apply("bob", sent); m.unread() != 0 || m.TooLate != 1 {
+		t.Fatalf("unread %d, too late %d", m.unread(), m.TooLate)
 	}
 }
 

@@ -53,8 +53,8 @@ func (l *mailLog) append(ctx context.Context, e Event) (partition int32, offset 
 	return r.Partition, r.Offset, nil
 }
 
-// appendLater writes an event without waiting, except for room in the client's bounded buffer. failed is called when it
-// could not be written, from another goroutine.
+// appendLater writes an event without waiting, except for room in the client's bounded buffer. failed is called when
+// it could not be written, from another goroutine.
 func (l *mailLog) appendLater(ctx context.Context, e Event, failed func(error)) error {
 	r, err := record(e)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Command inbox shows an inbox and its counter of unread messages kept in agreement: both are derived, by one fold, from
-// one log of what people did.
+// Command inbox shows an inbox and its counter of unread messages kept in agreement: both are derived, by one fold,
+// from one log of what people did.
 //
 //	go run ./examples/inbox
 //
@@ -30,8 +30,8 @@ func main() {
 	os.Exit(code)
 }
 
-// command is the program: it returns the exit code. 0 is a clean end, 1 a failure or counters that disagree, 2 a wrong
-// command line.
+// command is the program: it returns the exit code. 0 is a clean end, 1 a failure or counters that disagree, 2 a
+// wrong command line.
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parse(args, stderr)
 	switch {
@@ -42,7 +42,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	out := &console{w: stdout, quiet: o.quiet}
-	if err := run(ctx, o, out, logger(o.verbose)); err != nil {
+	if err := run(ctx, o, out, logger(stderr, o.verbose)); err != nil {
 		fmt.Fprintln(stderr, "inbox:", err)
 		return 1
 	}
@@ -77,10 +77,13 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	var brokers string
 	f := flag.NewFlagSet("inbox", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.StringVar(&brokers, "brokers", "", "seed `brokers` host:port,… of a Kafka cluster; empty runs a broker in this process")
-	f.StringVar(&o.data, "data", "", "`directory` in which the broker in this process keeps its data; empty keeps it in memory")
-	f.StringVar(&o.state, "state", "", "`directory` for local state; default: temporary without -brokers or with -member, "+
-		"in -data if that is given, or else the user's state directory")
+	f.StringVar(&brokers, "brokers", "",
+		"seed `brokers` host:port,… of a Kafka cluster; empty runs a broker in this process")
+	f.StringVar(&o.data, "data", "",
+		"`directory` in which the broker in this process keeps its data; empty keeps it in memory")
+	f.StringVar(&o.state, "state", "",
+		"`directory` for local state; default: temporary without -brokers or with -member, "+
+			"in -data if that is given, or else the user's state directory")
 	f.StringVar(&o.http, "http", defaultHTTP, "`address` of the page; name another host to be reachable from outside. "+
 		"If the default port is taken, a free one is used")
 	f.IntVar(&o.rate, "rate", 250, "invented events per second")
@@ -88,7 +91,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.Uint64Var(&o.seed, "seed", 1, "which mail to invent")
 	f.BoolVar(&o.member, "member", false, "join a run that is under way at -brokers: no invented mail, temporary state")
 	f.BoolVar(&o.once, "once", false, "end after the result, instead of serving the page until Ctrl-C")
-	f.DurationVar(&o.session, "session", 10*time.Second, "after how long without a sign of life a member's work goes to others")
+	f.DurationVar(&o.session, "session", 10*time.Second,
+		"after how long without a sign of life a member's work goes to others")
 	f.BoolVar(&o.quiet, "quiet", false, "print the result only")
 	f.BoolVar(&o.verbose, "v", false, "log what the library does")
 	if err := f.Parse(args); err != nil {
@@ -160,12 +164,12 @@ func memberLine(brokers []string, session time.Duration) string {
 	return line
 }
 
-func logger(verbose bool) *zap.Logger {
+func logger(w io.Writer, verbose bool) *zap.Logger {
 	level := zapcore.WarnLevel
 	if verbose {
 		level = zapcore.InfoLevel
 	}
 	c := zap.NewDevelopmentEncoderConfig()
 	c.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
-	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(c), zapcore.Lock(os.Stderr), level))
+	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(c), zapcore.Lock(zapcore.AddSync(w)), level))
 }

@@ -43,18 +43,18 @@ func (c *console) always(format string, args ...any) {
 // progress collects what the application tells by its events.
 type progress struct {
 	begin     time.Time
+	member    bool // appends nothing
 	appended  atomic.Int64
 	processed atomic.Int64
 	outputs   atomic.Int64
 	lag       atomic.Int64
-	aborted   atomic.Int64
 
 	mu    sync.Mutex
 	tasks map[processor.TaskID]bool
 }
 
-func newProgress() *progress {
-	return &progress{begin: time.Now(), tasks: make(map[processor.TaskID]bool)}
+func newProgress(member bool) *progress {
+	return &progress{begin: time.Now(), member: member, tasks: make(map[processor.TaskID]bool)}
 }
 
 // events returns the functions that the application calls.
@@ -65,7 +65,10 @@ func (p *progress) events(out *console) processor.Events {
 			out.printf("%s tasks of this member: %s\n", p.clock(), p.change(assigned, revoked))
 		},
 		RestoreDone: func(id processor.TaskID, store string, records int64, took time.Duration) {
-			out.printf("%s restored %s of %v: %d rows in %v\n", p.clock(), store, id, records, took.Round(time.Millisecond))
+			if records > 1 { // the first is the mark up to which it is restored
+				out.printf("%s restored %s of %v: %d records in %v\n",
+					p.clock(), store, id, records-1, took.Round(time.Millisecond))
+			}
 		},
 		Committed: func(c processor.CommitInfo) {
 			p.processed.Add(int64(c.Processed))
@@ -73,7 +76,6 @@ func (p *progress) events(out *console) processor.Events {
 			p.lag.Store(c.Lag)
 		},
 		Aborted: func(reason error) {
-			p.aborted.Add(1)
 			out.printf("%s taken back, and processed again: %v\n", p.clock(), reason)
 		},
 		Rebuilt: func(reason error) { out.printf("%s starting over with a new client: %v\n", p.clock(), reason) },
@@ -118,12 +120,14 @@ func (p *progress) print(ctx context.Context, out *console, v *view) error {
 		if in == before {
 			continue
 		}
-		line := fmt.Sprintf("%s in %6d (%d/s)  out %6d  lag %d", p.clock(), in, in-before, p.outputs.Load(), p.lag.Load())
+		line := p.clock()
+		if !p.member {
+			line += fmt.Sprintf(" log +%d ", p.appended.Load())
+		}
+		line += fmt.Sprintf(" processed %d (%d/s)  results %d  lag %d", in, in-before, p.outputs.Load(), p.lag.Load())
 		before = in
-		if r := v.last(); r != nil && len(r.inbox.Messages) > 0 {
-			m := r.inbox.Messages[0]
-			line += fmt.Sprintf("  newest: %s has %d unread of %d, %q from %s",
-				r.user, r.unread, len(r.inbox.Messages), m.Subject, m.From)
+		if r := v.last(); r != nil {
+			line += fmt.Sprintf("  latest: %s now has %d unread of %d", r.user, r.unread, len(r.inbox.Messages))
 		}
 		out.printf("%s\n", line)
 	}
@@ -196,8 +200,8 @@ func lag(ctx context.Context, adm *kadm.Client) (int64, error) {
 // errDisagree is returned when a counter is not what it must be.
 var errDisagree = errors.New("counters disagree")
 
-// result prints the top mailboxes, and checks every counter in two ways: against the inbox that came of the same fold by
-// another topic, and against a count of all that is in the log.
+// result prints the top mailboxes, and checks every counter in two ways: against the inbox that came of the same fold
+// by another topic, and against a count of all that is in the log.
 func result(ctx context.Context, brokers []string, v *view, out *console) error {
 	c, err := recountLog(ctx, brokers)
 	if err != nil {
@@ -232,7 +236,8 @@ func result(ctx context.Context, brokers []string, v *view, out *console) error 
 			wrong = append(wrong, fmt.Sprintf("%s: counter %d, counted from the log %d", user, n, counts[user]))
 		}
 	}
-	out.always("check 2: the counter is what a recount of the log's %d events gives: %d of %d\n", c.events, agreed, compared)
+	out.always("check 2: the counter is what a recount of the log's %d events gives: %d of %d\n",
+		c.events, agreed, compared)
 	if n := len(wrong); n > 0 {
 		return fmt.Errorf("%w: %d times\n  %s", errDisagree, n, strings.Join(wrong[:min(n, 10)], "\n  "))
 	}

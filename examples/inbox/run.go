@@ -30,7 +30,7 @@ func run(ctx context.Context, o options, out *console, log *zap.Logger) (err err
 		return fmt.Errorf("brokers %v: %w", brokers, err)
 	}
 
-	progress := newProgress()
+	progress := newProgress(o.member)
 	topology, err := processor.Build(Build)
 	if err != nil {
 		return err
@@ -75,7 +75,9 @@ func run(ctx context.Context, o options, out *console, log *zap.Logger) (err err
 	p.goes("progress", func(ctx context.Context) error { return progress.print(ctx, out, v) })
 	if !o.member {
 		p.goes("load", func(ctx context.Context) error {
-			return demo(ctx, demoParts{o: o, out: out, brokers: brokers, view: v, mail: mail, progress: progress, end: p.end})
+			return demo(ctx, demoParts{
+				o: o, out: out, brokers: brokers, view: v, mail: mail, progress: progress, end: p.end,
+			})
 		})
 	}
 	return p.wait()
@@ -179,7 +181,8 @@ func demo(ctx context.Context, d demoParts) error {
 		return err
 	}
 	s := l.stats
-	d.out.printf("\nThe load has ended: %d events, of them %d twice, %d out of order and %d late. Waiting for the rest…\n",
+	d.out.printf("\nThe load has ended: %d events, of them %d twice, %d out of order and %d late. "+
+		"Waiting for the rest…\n",
 		s.events, s.twice, s.swapped, s.late)
 	if err := settled(ctx, d.brokers, d.view); err != nil {
 		return err

@@ -25,7 +25,9 @@ func pipe(d *processortest.Driver, e Event) {
 }
 
 func sent(id, from string, at int64, to ...string) Event {
-	return Event{ID: "e" + id, Kind: Sent, Actor: from, To: to, At: base + at, Message: "m" + id, Subject: "about " + id}
+	return Event{
+		ID: "e" + id, Kind: Sent, Actor: from, To: to, At: base + at, Message: "m" + id, Subject: "about " + id,
+	}
 }
 
 func did(id string, k Kind, who string, at int64, message string) Event {
@@ -102,12 +104,14 @@ func TestStrangeRecords(t *testing.T) {
 	in.PipeAt("bob", did("3", Read, "bob", 3, "1"), time.UnixMilli(base))      // another time than the record's
 	in.PipeAt("bob", did("4", "burnt", "bob", 4, "1"), time.UnixMilli(base+4))
 	in.PipeTombstone("bob")
-	in.PipeRecord(processor.Record[string, Event]{NoKey: true, Value: sent("5", "ann", 5, "bob"), Time: time.UnixMilli(base + 5)})
+	in.PipeRecord(processor.Record[string, Event]{
+		NoKey: true, Value: sent("5", "ann", 5, "bob"), Time: time.UnixMilli(base + 5),
+	})
 	wantCounts(t, d, map[string]int64{"bob": 1})
 }
 
-// TestLoad sends the invented mail, with all its repetitions and disorder, through the topology, with crashes in between,
-// and compares with a recount.
+// TestLoad sends the invented mail, with all its repetitions and disorder, through the topology, with crashes in
+// between, and compares with a recount.
 func TestLoad(t *testing.T) {
 	events := 6000
 	if testing.Short() {

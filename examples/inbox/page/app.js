@@ -67,7 +67,7 @@ function showInbox(box) {
       b.addEventListener("click", () => post({ kind, actor: box.user, message: m.message }));
       acts.append(b);
     };
-    if (m.read) act("Unread", "unread"); else act("Read", "read");
+    if (m.read) act("Mark unread", "unread"); else act("Mark read", "read");
     act("Delete", "deleted");
     li.append(what, acts);
     return li;
