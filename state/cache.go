@@ -13,6 +13,7 @@ type objectCache[V any] struct {
 }
 
 type object[V any] struct {
+	key        string
 	value      V
 	timeMillis int64
 	bytes      int
@@ -32,9 +33,8 @@ func (c *objectCache[V]) find(key []byte) *object[V] {
 		return o
 	}
 	if o, ok := c.old[string(key)]; ok {
-		k := string(key)
-		delete(c.old, k)
-		c.add(k, o)
+		delete(c.old, o.key)
+		c.add(o)
 		return o
 	}
 	return nil
@@ -52,7 +52,8 @@ func (c *objectCache[V]) take(key []byte) (v V, timeMillis int64, ok bool) {
 	return v, o.timeMillis, true
 }
 
-func (c *objectCache[V]) put(key []byte, v V, timeMillis int64, rowBytes int) {
+// put returns the key as the cache keeps it, for others to share.
+func (c *objectCache[V]) put(key []byte, v V, timeMillis int64, rowBytes int) string {
 	size := len(key) + rowBytes + layerEntryOverhead
 	if o := c.find(key); o != nil {
 		c.size += size - o.bytes
@@ -60,19 +61,21 @@ func (c *objectCache[V]) put(key []byte, v V, timeMillis int64, rowBytes int) {
 		if c.size > c.limit/2 {
 			c.turn() // values grow, too
 		}
-		return
+		return o.key
 	}
-	c.add(string(key), &object[V]{value: v, timeMillis: timeMillis, bytes: size})
+	o := &object[V]{key: string(key), value: v, timeMillis: timeMillis, bytes: size}
+	c.add(o)
+	return o.key
 }
 
-func (c *objectCache[V]) add(key string, o *object[V]) {
+func (c *objectCache[V]) add(o *object[V]) {
 	if c.size+o.bytes > c.limit/2 {
 		c.turn()
 	}
 	if c.young == nil {
 		c.young = make(map[string]*object[V])
 	}
-	c.young[key] = o
+	c.young[o.key] = o
 	c.size += o.bytes
 }
 

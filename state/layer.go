@@ -105,13 +105,19 @@ func (l *layer) inOrder() []entry {
 // bytesOf views an immutable string as bytes, which the receiver must not write to.
 func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
 
-// arena hands out byte slices cut from larger chunks, so that a row costs no allocation of its own. What was handed out
-// stays valid for as long as it is referred to.
+// stringOf views bytes as a string, for as long as they do not change.
+func stringOf(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// arena hands out byte slices cut from larger chunks, so that a small row costs no allocation of its own. What was
+// handed out stays valid for as long as it is referred to.
+//
+// A chunk is in memory until the last of its rows is overwritten. Rows of random keys are overwritten at random times, so
+// a chunk of n rows holds the memory of about ln(n) times the rows that are still in use: chunks are small.
 type arena struct {
 	chunk []byte
 }
 
-const arenaChunkBytes = 64 << 10
+const arenaChunkBytes = 1 << 10
 
 // copy returns a copy of b with no spare capacity.
 func (a *arena) copy(b []byte) []byte {
@@ -125,10 +131,4 @@ func (a *arena) copy(b []byte) []byte {
 	at := len(a.chunk)
 	a.chunk = append(a.chunk, b...)
 	return a.chunk[at : at+n : at+n]
-}
-
-// string returns a copy of b as a string.
-func (a *arena) string(b []byte) string {
-	c := a.copy(b)
-	return unsafe.String(unsafe.SliceData(c), len(c))
 }

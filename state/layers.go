@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Layers holds the rows of one task that are not in its backend yet, over the backend:
@@ -336,13 +337,16 @@ func (r *Rows) Get(key []byte) ([]byte, error) {
 }
 
 // Put writes a row, or deletes it when row is nil. Both slices are copied.
-func (r *Rows) Put(key, row []byte) {
+func (r *Rows) Put(key, row []byte) { r.put(stringOf(key), row, true) }
+
+// put is Put for a key that is immutable, unless it is to be copied where it is kept.
+func (r *Rows) put(key string, row []byte, copyKey bool) {
 	l := r.layers
 	if row != nil {
 		row = l.arena.copy(row)
 	}
 	c := r.computing
-	if i, ok := c.index[string(key)]; ok {
+	if i, ok := c.index[key]; ok {
 		if l.recording {
 			l.undo = append(l.undo, undoEntry{rows: r, index: i, prev: c.entries[i].row})
 		}
@@ -353,7 +357,10 @@ func (r *Rows) Put(key, row []byte) {
 	if l.recording {
 		l.undo = append(l.undo, undoEntry{rows: r, index: int32(c.len()), fresh: true})
 	}
-	c.add(l.arena.string(key), row)
+	if copyKey {
+		key = strings.Clone(key)
+	}
+	c.add(key, row)
 	l.computingBytes += int64(len(key) + len(row) + layerEntryOverhead)
 }
 

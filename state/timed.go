@@ -306,10 +306,10 @@ func (s *timedStore[K, V]) set(w Windowed[K], v V, timeMillis int64, keep bool) 
 		return fmt.Errorf("state: store %q: encode value: %w", s.spec.name, err)
 	}
 	s.row = row
-	s.rows.Put(key, row)
 	if keep {
-		s.cache.put(key, v, timeMillis, len(row))
+		s.rows.put(s.cache.put(key, v, timeMillis, len(row)), row, false)
 	} else {
+		s.rows.Put(key, row)
 		s.cache.drop(key)
 	}
 	return nil

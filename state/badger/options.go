@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	defaultMemTableBytes = 16 << 20
+	defaultMemTableBytes = 8 << 20
 	minMemTableBytes     = 8 << 20
 	maxMemTableBytes     = 64 << 20
 
@@ -32,7 +32,7 @@ const (
 // Options tune a backend. The zero value is ready for production.
 type Options struct {
 	// MemTableBytes is the size of the table in memory that takes new rows; there are up to three of it. It is kept
-	// between 8 and 64 MB. The default is 16 MB.
+	// between 8 and 64 MB. The default is 8 MB: rows come here in large sorted writes already.
 	MemTableBytes int64
 	// Compress makes Badger compress tables with Snappy. Small JSON rows then take a third of the disk, and a Get that
 	// goes to a table two to three times as long.
