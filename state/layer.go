@@ -111,8 +111,8 @@ func stringOf(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b
 // arena hands out byte slices cut from larger chunks, so that a small row costs no allocation of its own. What was
 // handed out stays valid for as long as it is referred to.
 //
-// A chunk is in memory until the last of its rows is overwritten. Rows of random keys are overwritten at random times, so
-// a chunk of n rows holds the memory of about ln(n) times the rows that are still in use: chunks are small.
+// A chunk is in memory until the last of its rows is overwritten. Rows of random keys are overwritten at random times,
+// so chunks of n rows take about ln(n) times the memory of the rows that are still in use: chunks are small.
 type arena struct {
 	chunk []byte
 }
