@@ -33,7 +33,7 @@ func (l *clusterLog) Logf(level kfake.LogLevel, format string, args ...any) {
 		to = zapcore.ErrorLevel
 		l.keep(format, args)
 	case kfake.LogLevelWarn:
-		to = zapcore.WarnLevel
+		to = zapcore.InfoLevel // transactions that took a few milliseconds, or timed out with their process
 	case kfake.LogLevelInfo:
 		to = zapcore.DebugLevel
 	case kfake.LogLevelDebug:
