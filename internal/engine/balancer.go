@@ -78,7 +78,8 @@ func (b *balancer) MemberBalancer(
 	if err != nil {
 		return nil, nil, fmt.Errorf("engine: read the members' metadata: %w", err)
 	}
-	return cb, cb.MemberTopics(), nil
+	topics := cb.MemberTopics()
+	return cb, topics, nil
 }
 
 // Balance implements kgo.ConsumerBalancerBalance.
@@ -236,9 +237,9 @@ func (m *balanceMember) claim(sub subTopics, partition int32) (n int, generation
 	return n, generation
 }
 
-// assign gives every task to a member that can run it. It depends on nothing but its arguments: owners keep their tasks,
-// free ones go where their state is or where the load is least, and then loads that differ by two or more are levelled,
-// one task at a time.
+// assign gives every task to a member that can run it. It depends on nothing but its arguments: owners keep their
+// tasks, free ones go where their state is or where the load is least, and then loads that differ by two or more are
+// levelled, one task at a time.
 func assign(subs []subTopics, counts []int32, members []*balanceMember) {
 	var free []balanceTask
 	for s, sub := range subs {

@@ -39,8 +39,8 @@ const (
 
 // Backoff between rebuilds: doubling, and reset by a session that committed something.
 const (
-	rebuildBackoffMin = 100 * time.Millisecond
-	rebuildBackoffMax = 10 * time.Second
+	rebuildBackoffFirst = 100 * time.Millisecond
+	rebuildBackoffLimit = 10 * time.Second
 )
 
 // Engine runs a Program. Make one with New; it runs once.
@@ -153,7 +153,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer unlock()
 	defer e.setState(StateStopped)
 
-	backoff := rebuildBackoffMin
+	backoff := rebuildBackoffFirst
 	for {
 		e.setState(StateStarting)
 		s := newSession(e)
@@ -167,7 +167,7 @@ func (e *Engine) Run(ctx context.Context) error {
 				Hint: "nothing is lost: what was not committed will be processed again"}
 		}
 		if s.commits > 0 {
-			backoff = rebuildBackoffMin
+			backoff = rebuildBackoffFirst
 		}
 		e.setState(StateRebuilding)
 		e.log.Warn("rebuilding: all memory is dropped, joining again", zap.Error(again.cause),
@@ -178,7 +178,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		if !sleep(ctx, time.Duration(float64(backoff)*(0.8+0.4*rand.Float64()))) {
 			return nil
 		}
-		backoff = min(2*backoff, rebuildBackoffMax)
+		backoff = min(2*backoff, rebuildBackoffLimit)
 	}
 }
 

@@ -44,7 +44,7 @@ var (
 	ErrUncommitted = errors.New("stopped without a last commit")
 )
 
-// ErrCrash, returned by Seams.At, makes Run drop everything as if the process had died at that point: no commit, no
+// ErrCrash makes Run, when Seams.At returns it, drop everything as if the process had died at that point: no commit, no
 // abort, no flush, no leaving of the group. Run returns an error that wraps it.
 var ErrCrash = errors.New("engine: crash injected")
 

@@ -48,7 +48,8 @@ func TestRefusedCommitIsUndone(t *testing.T) {
 		{"generation of heartbeat", kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.IllegalGeneration}, ""},
 		{"coordinator away", kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Err: kerr.NotCoordinator, Count: 3}, ""},
 		{"metadata away", kfake.Fault{Keys: []kmsg.Key{kmsg.Metadata}, Err: kerr.LeaderNotAvailable, Count: 3}, ""},
-		{"leader away", kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "in", Err: kerr.NotLeaderForPartition, Count: 3}, ""},
+		{"leader away",
+			kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "in", Err: kerr.NotLeaderForPartition, Count: 3}, ""},
 		{"epoch", kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: "out", Err: kerr.InvalidProducerEpoch}, "rebuild"},
 	}
 	for _, tc := range cases {
@@ -89,7 +90,7 @@ func TestNetworkIsCut(t *testing.T) {
 	var cut atomic.Bool
 	var mu sync.Mutex
 	var conns []net.Conn
-	r.settings.Kafka = append(r.settings.Kafka, kgo.Dialer(func(ctx context.Context, network, host string) (net.Conn, error) {
+	dial := func(ctx context.Context, network, host string) (net.Conn, error) {
 		if cut.Load() {
 			return nil, errors.New("network is cut")
 		}
@@ -100,7 +101,8 @@ func TestNetworkIsCut(t *testing.T) {
 			mu.Unlock()
 		}
 		return conn, err
-	}))
+	}
+	r.settings.Kafka = append(r.settings.Kafka, kgo.Dialer(dial))
 	p := r.start(t)
 	total := 0
 	for i := range 6 {
@@ -163,7 +165,8 @@ func TestTooLargeRecord(t *testing.T) {
 	for i := range big {
 		big[i] = byte(i * 7919 >> 3) // does not compress below the limit
 	}
-	if err := c.cl.ProduceSync(t.Context(), &kgo.Record{Topic: c.ns + "in", Key: []byte("secret"), Value: big}).FirstErr(); err != nil {
+	rec := &kgo.Record{Topic: c.ns + "in", Key: []byte("secret"), Value: big}
+	if err := c.cl.ProduceSync(t.Context(), rec).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
 	typed := isKind(t, p.wait(), ErrRecordTooLarge)

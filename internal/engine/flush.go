@@ -153,7 +153,7 @@ func (s *session) writeFlush(t *taskRun, f *state.Flush) error {
 func noSpaceError(t *taskRun, err error) error {
 	return &Error{
 		Kind: ErrNoSpace, Partition: -1, Detail: "task " + t.id.String(), Err: err,
-		Hint: "free space in the state directory and start again; nothing is lost, all that is committed is in the changelogs",
+		Hint: "free space in the state directory and start again; what is committed is in the changelogs",
 	}
 }
 

@@ -337,7 +337,10 @@ func (r *rig) start(t *testing.T, change ...func(*Settings)) *process {
 		defer close(p.done)
 		p.err = e.Run(ctx)
 	}()
-	t.Cleanup(func() { cancel(); p.wait() })
+	t.Cleanup(func() {
+		cancel()
+		_ = p.wait() // the test has looked at it if it cares
+	})
 	return p
 }
 

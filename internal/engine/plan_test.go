@@ -251,7 +251,9 @@ func TestBalancerServesOtherVersions(t *testing.T) {
 func TestBalancerRefusesMismatch(t *testing.T) {
 	g := newGroup(t)
 	g.partitions["a2"] = 6
-	m := kmsg.JoinGroupResponseMember{MemberID: "m", ProtocolMetadata: g.b.JoinGroupMetadata([]string{"a", "a2", "b"}, nil, 0)}
+	m := kmsg.JoinGroupResponseMember{
+		MemberID: "m", ProtocolMetadata: g.b.JoinGroupMetadata([]string{"a", "a2", "b"}, nil, 0),
+	}
 	mb, _, err := g.b.MemberBalancer([]kmsg.JoinGroupResponseMember{m})
 	if err != nil {
 		t.Fatal(err)

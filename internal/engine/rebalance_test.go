@@ -137,7 +137,7 @@ func TestStateDirIsLocked(t *testing.T) {
 	c.feed("in", 0, 100, 10)
 	c.verifyCounts("out", 100)
 	err := r.start(t).wait()
-	isKind(t, err, ErrStateLocked)
+	_ = isKind(t, err, ErrStateLocked)
 	c.feed("in", 100, 100, 10)
 	c.verifyCounts("out", 200)
 	one.stop()

@@ -27,10 +27,10 @@ type layout struct {
 const defaultDeleteRetention = 24 * time.Hour
 
 const (
-	connectBackoffMin = 200 * time.Millisecond
-	connectBackoffMax = 5 * time.Second
-	adminTimeout      = 10 * time.Second
-	warnInterval      = 5 * time.Second
+	connectBackoffFirst = 200 * time.Millisecond
+	connectBackoffLimit = 5 * time.Second
+	adminTimeout        = 10 * time.Second
+	warnInterval        = 5 * time.Second
 	// A topic that a broker does not know is asked for again before it counts as missing.
 	missingTries = 10
 	missingPause = 300 * time.Millisecond
@@ -38,7 +38,7 @@ const (
 
 // prepareTopics checks all topics and makes the internal ones. While no broker answers it keeps trying.
 func (s *session) prepareTopics(ctx context.Context) (*layout, error) {
-	backoff, warned := connectBackoffMin, time.Time{}
+	backoff, warned := connectBackoffFirst, time.Time{}
 	for {
 		tryCtx, cancel := context.WithTimeout(ctx, adminTimeout)
 		l, err := s.checkTopics(tryCtx)
@@ -55,7 +55,7 @@ func (s *session) prepareTopics(ctx context.Context) (*layout, error) {
 		if !sleep(ctx, backoff) {
 			return nil, ctx.Err()
 		}
-		backoff = min(2*backoff, connectBackoffMax)
+		backoff = min(2*backoff, connectBackoffLimit)
 	}
 }
 
@@ -71,9 +71,7 @@ func (s *session) checkTopics(ctx context.Context) (*layout, error) {
 				user = append(user, src.Topic)
 			}
 		}
-		for _, sink := range sub.Sinks {
-			sinks = append(sinks, sink)
-		}
+		sinks = append(sinks, sub.Sinks...)
 	}
 	sinks = slices.DeleteFunc(sinks, func(t string) bool { return internal[t] })
 	l := &layout{
@@ -151,8 +149,9 @@ func (s *session) metadata(ctx context.Context, topics []string) (kadm.Metadata,
 		return meta, fmt.Errorf("engine: ask for topics: %w", err)
 	}
 	for _, t := range topics {
-		if _, err := s.adm.Metadata(ctx, t); authError(err, t, "") != nil {
-			return meta, authError(err, t, "describe the topic")
+		_, err := s.adm.Metadata(ctx, t)
+		if err := authError(err, t, "describe the topic"); err != nil {
+			return meta, err
 		}
 	}
 	return meta, denied

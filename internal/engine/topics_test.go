@@ -43,7 +43,7 @@ func TestCoPartitioningIsChecked(t *testing.T) {
 	p := countProgram("co")
 	p.Subs[0].Sources = append(p.Subs[0].Sources, Source{Topic: "other"})
 	err := newRig(t, c, p).start(t).wait()
-	isKind(t, err, ErrPartitionMismatch)
+	_ = isKind(t, err, ErrPartitionMismatch)
 	for _, want := range []string{c.ns + "in has 2", c.ns + "other has 3"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q does not say %q", err, want)
@@ -67,9 +67,9 @@ func TestInternalTopicsAreChecked(t *testing.T) {
 		}
 	}
 	create(3, "compact")
-	isKind(t, newRig(t, c, countProgram("internal")).start(t).wait(), ErrPartitionMismatch)
+	_ = isKind(t, newRig(t, c, countProgram("internal")).start(t).wait(), ErrPartitionMismatch)
 	create(2, "delete")
-	isKind(t, newRig(t, c, countProgram("internal")).start(t).wait(), ErrTopicConfig)
+	_ = isKind(t, newRig(t, c, countProgram("internal")).start(t).wait(), ErrTopicConfig)
 	create(2, "compact")
 	r := newRig(t, c, countProgram("internal"))
 	p := r.start(t)
@@ -114,7 +114,7 @@ func TestInputChangesWhileRunning(t *testing.T) {
 			c.feed("in", 0, 100, 10)
 			c.verifyCounts("out", 100)
 			tc.do(t, c)
-			isKind(t, p.wait(), tc.kind)
+			_ = isKind(t, p.wait(), tc.kind)
 		})
 	}
 }
@@ -161,7 +161,7 @@ func TestOffsetsGone(t *testing.T) {
 	if _, err := c.adm.DeleteGroups(t.Context(), c.ns+"gone"); err != nil {
 		t.Fatal(err)
 	}
-	isKind(t, r.start(t).wait(), ErrNoCommittedOffset)
+	_ = isKind(t, r.start(t).wait(), ErrNoCommittedOffset)
 }
 
 // TestChangelogGone refuses to begin with an empty store when the changelog was deleted, unless told to.
@@ -263,7 +263,7 @@ func TestTruncatedChangelog(t *testing.T) {
 	if err := c.cl.ProduceSync(t.Context(), foreign).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
-	isKind(t, r.start(t).wait(), ErrForeignChangelog)
+	_ = isKind(t, r.start(t).wait(), ErrForeignChangelog)
 }
 
 func TestStateDirIsPrivate(t *testing.T) {
@@ -288,7 +288,7 @@ func TestStateDirIsPrivate(t *testing.T) {
 	if err := os.Symlink(t.TempDir(), r.settings.StateDir+"/in/0"); err != nil {
 		t.Fatal(err)
 	}
-	isKind(t, r.start(t).wait(), ErrStateDir)
+	_ = isKind(t, r.start(t).wait(), ErrStateDir)
 }
 
 // TestBrokerAway starts with no broker at all: Run keeps trying, and ends when asked.
@@ -326,6 +326,8 @@ func TestDeniedAccessIsNamed(t *testing.T) {
 			b = b.Groups(name)
 		case kmsg.ACLResourceTypeTransactionalId:
 			b = b.TransactionalIDs(name)
+		default:
+			t.Fatalf("no such resource: %v", res)
 		}
 		if _, err := adm.CreateACLs(context.Background(), b); err != nil {
 			t.Fatal(err)
