@@ -80,7 +80,8 @@ func (a *App) Run(ctx context.Context) error {
 		c.Brokers = b.Addrs()
 	}
 	c.Log.Info("starting", zap.String("application", a.id), zap.Stringer("config", c))
-	e, err := engine.New(a.program(c), a.settings(c))
+	seams := engine.SeamsFrom(ctx)
+	e, err := engine.New(a.program(c, seams), a.settings(c, seams))
 	if err != nil {
 		return err
 	}
@@ -134,7 +135,7 @@ func (a *App) deadLetterTopics() []string {
 }
 
 // program renders the topology for the engine.
-func (a *App) program(c Config) engine.Program {
+func (a *App) program(c Config, seams engine.Seams) engine.Program {
 	p := engine.Program{App: a.id, Fingerprint: a.topology.Fingerprint()}
 	fedBy := make(map[string][]string)
 	for _, sub := range a.topology.subs {
@@ -162,6 +163,7 @@ func (a *App) program(c Config) engine.Program {
 	}
 	opts := TaskOptions{
 		OnDecodeError: c.OnDecodeError, OnProcessError: c.OnProcessError, MaxTaskIdle: c.MaxTaskIdle,
+		Wrapper: c.Wrapper,
 		OnSkipped: func(e *TaskError) {
 			c.Log.Warn("record left out", zap.Stringer("task", e.Task), zap.String("topic", e.Topic),
 				zap.Int32("partition", e.Partition), zap.Int64("offset", e.Offset), zap.String("operator", e.Operator))
@@ -177,13 +179,13 @@ func (a *App) program(c Config) engine.Program {
 		if sub := a.topology.sub(id.Sub); c.InMemory || sub != nil && len(sub.stores) == 0 {
 			return memory.New(), nil // a database costs memory, also when it is empty
 		}
-		return badger.Open(dir, badger.Options{Logger: c.Log})
+		return badger.Open(dir, badger.Options{Logger: c.Log, FreeBytes: seams.FreeBytes})
 	}
 	return p
 }
 
 // settings renders the configuration for the engine.
-func (a *App) settings(c Config) engine.Settings {
+func (a *App) settings(c Config, seams engine.Seams) engine.Settings {
 	s := engine.Settings{
 		Brokers: c.Brokers, Kafka: c.Kafka, InstanceID: c.InstanceID, TransactionalID: c.TransactionalID,
 		InMemory: c.InMemory, ExactlyOnce: !c.AtLeastOnce, Workers: c.Workers,
@@ -195,7 +197,7 @@ func (a *App) settings(c Config) engine.Settings {
 		StateBytes: c.StateBytes, FlushBytes: c.FlushBytes, FlushInterval: c.FlushInterval,
 		ReplicationFactor: int16(c.ReplicationFactor), PurgeInterval: c.PurgeInterval,
 		TopicCheck: c.TopicCheckInterval, AcceptStateLoss: c.AcceptStateLoss,
-		Log: c.Log, Events: c.Events.engine(), Now: time.Now, Seams: c.seams,
+		Log: c.Log, Events: c.Events.engine(), Now: time.Now, Seams: seams,
 	}
 	if c.StateDir != "" {
 		s.StateDir = filepath.Join(c.StateDir, a.id)

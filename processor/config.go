@@ -14,7 +14,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
-	"tailrace.dev/internal/engine"
 	"tailrace.dev/state"
 )
 
@@ -49,6 +48,9 @@ type Config struct {
 	// topics come in the order of their times. 0 waits only for records that the broker is known to have; a negative
 	// value never waits.
 	MaxTaskIdle time.Duration
+
+	// Wrapper runs around every operator; the default is none.
+	Wrapper Wrapper
 
 	// Workers is how many tasks are processed at the same time. Default: GOMAXPROCS.
 	Workers int
@@ -96,8 +98,6 @@ type Config struct {
 	Log *zap.Logger
 	// Events are called as things happen.
 	Events Events
-
-	seams engine.Seams // of the fault tests
 }
 
 // EmbeddedConfig configures the broker that an App without Brokers starts.

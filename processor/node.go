@@ -94,8 +94,41 @@ func Derive[K, V, K2, V2 any](
 	return n
 }
 
-// guard notes which operator is at work, for errors.
+// OperatorCall is one record's turn at an operator, as a Wrapper sees it.
+type OperatorCall struct {
+	Task TaskID
+	// Kind is the kind of the operator and Name what Topology.String calls it; Caller is the file:line of the call that
+	// declared it.
+	Kind, Name, Caller string
+	// Key and Value are those of the record, nil for none; Value is a table.Change where the operator is one of a table.
+	Key, Value any
+	// Time is the record's, and Headers too.
+	Time    time.Time
+	Headers []Header
+}
+
+// Wrapper runs around every operator of a topology, those of stream and table included: for tracing, measuring, or a
+// policy of one's own. It calls next, at most once, and returns its error or another; what comes after the operator runs
+// within next. Keys and values are boxed for it, so it is not free. (Kafka Streams: ProcessorWrapper, KIP-1112.)
+type Wrapper func(c OperatorCall, next func() error) error
+
+// guard notes which operator is at work, for errors, and puts the application's Wrapper around it.
 func guard[K, V any](t *Task, m *node, h Handler[K, V]) Handler[K, V] {
+	if wrap := t.opts.Wrapper; wrap != nil {
+		inner := h
+		h = func(r Record[K, V]) error {
+			c := OperatorCall{
+				Task: t.id, Kind: m.kind, Name: m.name(), Caller: m.caller, Time: r.Time, Headers: r.Headers,
+			}
+			if !r.NoKey {
+				c.Key = r.Key
+			}
+			if !r.Tombstone {
+				c.Value = r.Value
+			}
+			return wrap(c, func() error { return inner(r) })
+		}
+	}
 	return func(r Record[K, V]) error {
 		t.at = m
 		return h(r)
@@ -262,6 +295,9 @@ func (b *Builder) requireKey(p *node, operator string) {
 // source is the decoding end of an input topic in a task.
 type source struct {
 	feed func(raw *task.Record) error
+	// time finds the time of a record, for topics that say how; otherwise it is nil. seen is the largest time of the
+	// partition, or negative. ok is false where the record is to be left out.
+	time func(raw *task.Record, seen, wall int64) (millis int64, ok bool, err error)
 }
 
 // FromTopic adds a topic as an input. A topic that is read several times is one source.
@@ -270,7 +306,7 @@ func FromTopic[K, V any](b *Builder, topic *Topic[K, V]) *Node[K, V] {
 		b.Fail("source", "the topic is nil")
 		return newNode[K, V](b, Operator{Kind: "source"})
 	}
-	return addSource(b, topic.name, topic, topic.err, topic.key, topic.value, topic.start, nil)
+	return addSource(b, topic.name, topic, topic.err, topic.key, topic.value, topic.start, nil, topic.times)
 }
 
 // FromRepartition adds a repartition topic as an input.
@@ -279,12 +315,13 @@ func FromRepartition[K, V any](b *Builder, r *Repartition[K, V]) *Node[K, V] {
 		b.Fail("source", "the repartition topic is nil")
 		return newNode[K, V](b, Operator{Kind: "source"})
 	}
-	return addSource(b, r.name, r, r.err, r.key, r.value, Earliest, &internalTopic{r.name, r.partitions})
+	return addSource(b, r.name, r, r.err, r.key, r.value, Earliest, &internalTopic{r.name, r.partitions},
+		topicTimes[K, V]{})
 }
 
 func addSource[K, V any](
 	b *Builder, name string, descriptor any, err error, key serde.Serde[K], value serde.Serde[V],
-	start StartAt, internal *internalTopic,
+	start StartAt, internal *internalTopic, times topicTimes[K, V],
 ) *Node[K, V] {
 	b.declareTopic("source", name, descriptor, err)
 	if old, ok := b.typed[name].(*Node[K, V]); ok && b.topics[name] == descriptor {
@@ -301,18 +338,24 @@ func addSource[K, V any](
 		if err != nil {
 			return nil, err
 		}
-		return &source{feed: func(raw *task.Record) error {
-			r := Record[K, V]{Time: time.UnixMilli(raw.TimeMillis).UTC(), Headers: raw.Headers}
-			var err error
+		decode := func(raw *task.Record) (r Record[K, V], err error) {
+			r = Record[K, V]{Time: time.UnixMilli(raw.TimeMillis).UTC(), Headers: raw.Headers}
 			if raw.Key == nil {
 				r.NoKey = true
 			} else if r.Key, err = key.Decode(raw.Key); err != nil {
-				return &decodeError{"key", err}
+				return r, &decodeError{"key", err}
 			}
 			if raw.Value == nil {
 				r.Tombstone = true
 			} else if r.Value, err = value.Decode(raw.Value); err != nil {
-				return &decodeError{"value", err}
+				return r, &decodeError{"value", err}
+			}
+			return r, nil
+		}
+		return &source{time: times.finder(decode), feed: func(raw *task.Record) error {
+			r, err := decode(raw)
+			if err != nil {
+				return err
 			}
 			return h(r)
 		}}, nil

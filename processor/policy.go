@@ -89,7 +89,7 @@ func deadLetter(topic string, raw *task.Record, e *TaskError) task.Output {
 		task.Header{Key: DeadLetterOperator, Value: []byte(e.Operator)},
 	)
 	return task.Output{
-		Topic: topic, Partition: task.AnyPartition, TimeMillis: raw.TimeMillis,
+		Topic: topic, Partition: task.AnyPartition, TimeMillis: max(0, raw.TimeMillis),
 		Key: raw.Key, Value: raw.Value, Headers: hs,
 	}
 }
@@ -107,6 +107,8 @@ const (
 	DropNoPartition
 	// DropNoTopic is a record that a sink's chooser sent nowhere.
 	DropNoTopic
+	// DropNoTime is a record without a valid time, where its topic says to leave those out.
+	DropNoTime
 	// DropLate is a record behind the grace period of its window.
 	DropLate
 	// DropOutdated is a change of a versioned table that came too late to be the newest, where only the newest counts.
@@ -136,6 +138,8 @@ func (d DropReason) String() string {
 		return "no_partition"
 	case DropNoTopic:
 		return "no_topic"
+	case DropNoTime:
+		return "no_time"
 	case DropLate:
 		return "late"
 	case DropOutdated:

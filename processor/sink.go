@@ -17,7 +17,7 @@ func ToTopic[K, V any](p *Node[K, V], topic *Topic[K, V]) {
 	}
 	m := addSink(p, topic.name, topic, topic.err)
 	p.outs = append(p.outs, func(t *Task) (Handler[K, V], error) {
-		return guard(t, m, sinkHandler[K, V](t, topic.name, topic.key, topic.value)), nil
+		return guard(t, m, sinkHandler(t, topic.name, topic.key, topic.value, topic.to)), nil
 	})
 }
 
@@ -31,7 +31,7 @@ func ToRepartition[K, V any](p *Node[K, V], r *Repartition[K, V]) {
 	m := addSink(p, r.name, r, r.err)
 	m.internal = &internalTopic{r.name, r.partitions}
 	p.outs = append(p.outs, func(t *Task) (Handler[K, V], error) {
-		write := sinkHandler[K, V](t, RepartitionTopic(t.app, r.name), r.key, r.value)
+		write := sinkHandler(t, RepartitionTopic(t.app, r.name), r.key, r.value, nil)
 		return guard(t, m, func(rec Record[K, V]) error {
 			if rec.NoKey && !r.keepNoKey {
 				t.Drop(DropNoPartition)
@@ -65,7 +65,7 @@ func ToChosen[K, V any](p *Node[K, V], choose func(r Record[K, V]) *Topic[K, V],
 	p.outs = append(p.outs, func(t *Task) (Handler[K, V], error) {
 		writers := make(map[*Topic[K, V]]Handler[K, V], len(among))
 		for _, topic := range among {
-			writers[topic] = sinkHandler[K, V](t, topic.name, topic.key, topic.value)
+			writers[topic] = sinkHandler(t, topic.name, topic.key, topic.value, topic.to)
 		}
 		return guard(t, m, func(r Record[K, V]) error {
 			topic := choose(r)
@@ -103,7 +103,9 @@ func addSink[K, V any](p *Node[K, V], name string, descriptor any, err error) *n
 }
 
 // sinkHandler encodes records into the task's arena and queues them for the topic.
-func sinkHandler[K, V any](t *Task, topic string, key serde.Serde[K], value serde.Serde[V]) Handler[K, V] {
+func sinkHandler[K, V any](
+	t *Task, topic string, key serde.Serde[K], value serde.Serde[V], to func(k K, v V, partitions int) int,
+) Handler[K, V] {
 	return func(r Record[K, V]) error {
 		out := task.Output{
 			Topic: topic, Partition: task.AnyPartition, TimeMillis: r.Time.UnixMilli(), Headers: r.Headers,
@@ -123,6 +125,10 @@ func sinkHandler[K, V any](t *Task, topic string, key serde.Serde[K], value serd
 				return fmt.Errorf("encode value for topic %q: %w", topic, err)
 			}
 			out.Value = t.arena.keep(out.Value)
+		}
+		if to != nil {
+			k, v := r.Key, r.Value
+			out.Choose = func(partitions int) int { return to(k, v, partitions) }
 		}
 		t.outputs = append(t.outputs, out)
 		return nil

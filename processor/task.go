@@ -54,6 +54,8 @@ type TaskOptions struct {
 	// the order of their times: 0 waits only for what the broker is known to have, a negative value never waits.
 	// (Kafka Streams: max.task.idle.ms, KIP-353, KIP-695.)
 	MaxTaskIdle time.Duration
+	// Wrapper runs around every operator; it may be nil.
+	Wrapper Wrapper
 	// Replicas are the topology's global tables, by the names of their stores.
 	Replicas map[string]*state.Replica
 	// OnSkipped is called for each record that a policy left out; it may be nil.
@@ -94,6 +96,10 @@ type input struct {
 	next    int64 // next offset to process; -1 unknown
 	fetched int64 // everything below is enqueued; -1 unknown
 	end     int64 // the broker is known to have records up to here; -1 unknown
+	seen    int64 // the largest time of its records; -1 none
+	timed   bool  // the time of the head has been found
+	headErr error // what went wrong in finding it
+	skip    bool  // the head is to be left out, for want of a time
 	lack    lack  // why it was empty when it was last looked at
 	since   int64 // the wall clock when that began
 }
@@ -161,6 +167,7 @@ func (t *Task) Start(committed []task.Offset, metadata string, wallMillis int64)
 		in.queue, in.head, in.bytes = nil, 0, 0
 		in.next, in.fetched, in.end = -1, -1, -1
 		in.lack, in.since = lackNothing, 0
+		in.seen, in.timed = t.streamTime, false
 	}
 	for _, o := range committed {
 		if in := t.byTopic[o.Topic]; in != nil {
@@ -260,6 +267,7 @@ func (t *Task) Step(limit int, wallMillis int64) (n int, retryMillis int64, err 
 		if err := t.process(in, raw); err != nil {
 			return n, 0, err
 		}
+		in.seen, in.timed = max(in.seen, raw.TimeMillis), false
 		in.next = raw.Offset + 1
 		in.bytes -= len(raw.Key) + len(raw.Value)
 		*raw = task.Record{}
@@ -278,6 +286,7 @@ func (t *Task) Step(limit int, wallMillis int64) (n int, retryMillis int64, err 
 func (t *Task) choose(wall int64) (best *input, retry int64) {
 	if len(t.inputs) == 1 {
 		if in := t.inputs[0]; in.queued() > 0 {
+			t.timeHead(in)
 			return in, 0
 		}
 		return nil, 0
@@ -288,6 +297,7 @@ func (t *Task) choose(wall int64) (best *input, retry int64) {
 			in.lack, in.since = l, wall
 		}
 		if in.lack == lackNothing {
+			t.timeHead(in)
 			if best == nil || in.queue[in.head].TimeMillis < best.queue[best.head].TimeMillis {
 				best = in
 			}
@@ -302,6 +312,35 @@ func (t *Task) choose(wall int64) (best *input, retry int64) {
 		return nil, retry
 	}
 	return best, 0
+}
+
+// timeHead finds the time of the next record of an input, if it is not that of the broker.
+func (t *Task) timeHead(in *input) {
+	if in.timed {
+		return
+	}
+	in.timed, in.headErr, in.skip = true, nil, false
+	raw := &in.queue[in.head]
+	if in.source.time == nil {
+		if raw.TimeMillis < 0 {
+			in.headErr = fmt.Errorf("%w: %d", ErrInvalidTime, raw.TimeMillis)
+		}
+		return
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			in.headErr = &panicError{p, debug.Stack()}
+		}
+	}()
+	millis, ok, err := in.source.time(raw, in.seen, t.wall)
+	if err != nil {
+		in.headErr = err
+		return
+	}
+	in.skip = !ok
+	if ok {
+		raw.TimeMillis = millis
+	}
 }
 
 // patience returns for how long an empty input is worth waiting, in milliseconds.
@@ -329,7 +368,13 @@ func (t *Task) process(in *input, raw *task.Record) error {
 	}
 	t.record, t.now = raw, raw.TimeMillis
 	t.streamTime = max(t.streamTime, raw.TimeMillis)
-	err := t.feed(in, raw)
+	err := in.headErr
+	switch {
+	case in.skip:
+		t.Drop(DropNoTime)
+	case err == nil:
+		err = t.feed(in, raw)
+	}
 	if err == nil {
 		err = t.layers.Err() // that a Processor may have kept to itself
 	}

@@ -2,6 +2,7 @@ package processor
 
 import (
 	"fmt"
+	"time"
 
 	"tailrace.dev/internal/engine"
 	"tailrace.dev/serde"
@@ -19,6 +20,8 @@ type Topic[K, V any] struct {
 	key   serde.Serde[K]
 	value serde.Serde[V]
 	start StartAt
+	times topicTimes[K, V]
+	to    func(k K, v V, partitions int) int
 	err   error
 }
 
@@ -47,6 +50,37 @@ func NewTopic[K, V any](name string, key serde.Serde[K], value serde.Serde[V]) *
 // StartingAt returns the topic with another start policy.
 func (t Topic[K, V]) StartingAt(s StartAt) *Topic[K, V] {
 	t.start = s
+	return &t
+}
+
+// WithTimes returns the topic with a function that finds the time of each record that is read, in place of the time that
+// the broker holds; it returns false where the record has none, which InvalidTimes then deals with. It is called before
+// the record's turn, because the times decide between topics, and the record is decoded for that in addition. (Kafka
+// Streams: TimestampExtractor.)
+func (t Topic[K, V]) WithTimes(f func(r Record[K, V]) (time.Time, bool)) *Topic[K, V] {
+	t.times.of = f
+	return &t
+}
+
+// WithWallClock returns the topic with the time at which a record is processed as its time. Results are not the same at a
+// replay.
+func (t Topic[K, V]) WithWallClock() *Topic[K, V] {
+	t.times.wall = true
+	return &t
+}
+
+// InvalidTimes returns the topic with a choice of what becomes of a record whose time is before 1970, or absent.
+func (t Topic[K, V]) InvalidTimes(p InvalidTime) *Topic[K, V] {
+	t.times.invalid = p
+	return &t
+}
+
+// PartitionedBy returns the topic with a function that chooses the partition of each record that is written, in place of
+// Kafka's default hash of the key; v is the zero value for a tombstone. It runs while records are produced, must be a
+// pure function, and must return a number from 0 to partitions-1: another stops the application. All writers of a topic
+// whose readers join or group by key must agree. (Kafka Streams: StreamPartitioner.)
+func (t Topic[K, V]) PartitionedBy(f func(k K, v V, partitions int) int) *Topic[K, V] {
+	t.to = f
 	return &t
 }
 

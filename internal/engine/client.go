@@ -130,13 +130,27 @@ type topicPartitioner struct {
 	batched kgo.TopicPartitionerOnNewBatch
 }
 
+// chooserKey is where a record's context holds the function that chooses its partition.
+type chooserKey struct{}
+
+func chooser(r *kgo.Record) func(partitions int) int {
+	if r.Context == nil {
+		return nil
+	}
+	f, _ := r.Context.Value(chooserKey{}).(func(int) int)
+	return f
+}
+
 func (t *topicPartitioner) RequiresConsistency(r *kgo.Record) bool {
-	return r.Partition >= 0 || t.hashed.RequiresConsistency(r)
+	return r.Partition >= 0 || chooser(r) != nil || t.hashed.RequiresConsistency(r)
 }
 
 func (t *topicPartitioner) Partition(r *kgo.Record, n int) int {
 	if r.Partition >= 0 {
 		return int(r.Partition)
+	}
+	if choose := chooser(r); choose != nil {
+		return choose(n)
 	}
 	return t.hashed.Partition(r, n)
 }

@@ -42,7 +42,8 @@ type taskRun struct {
 	unflushed int64     // bytes it counts for in session.unflushed
 	refreshed int64     // when its positions were last written, Unix milliseconds
 	metadata  string    // committed last
-	failed    int       // flushes in a row
+
+	earlyEnds map[string]int64 // of its changelogs, for the defect NoBarrier
 }
 
 // input is one partition of an input topic, of one task.
@@ -356,6 +357,9 @@ func (s *session) send(t *taskRun, outputs []task.Output) {
 		o, r := &outputs[i], t.sender.next(s, nil)
 		r.Topic, r.Partition, r.Key, r.Value = o.Topic, o.Partition, o.Key, o.Value
 		r.Timestamp = time.UnixMilli(o.TimeMillis)
+		if o.Choose != nil {
+			r.Context = context.WithValue(context.Background(), chooserKey{}, o.Choose)
+		}
 		if len(o.Headers) > 0 {
 			r.Headers = make([]kgo.RecordHeader, len(o.Headers))
 			for j, h := range o.Headers {

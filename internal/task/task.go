@@ -44,8 +44,10 @@ const AnyPartition int32 = -1
 
 // Output is a record to be produced. Its bytes are owned by the receiver and never written again.
 type Output struct {
-	Topic      string
-	Partition  int32
+	Topic     string
+	Partition int32
+	// Choose, if set, chooses the partition of as many as there are, in place of the hash of the key.
+	Choose     func(partitions int) int
 	TimeMillis int64
 	Key, Value []byte // nil: none
 	Headers    []Header
