@@ -42,7 +42,8 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	out := &console{w: stdout, quiet: o.quiet}
-	if err := run(ctx, o, out, logger(stderr, o.verbose)); err != nil {
+	err = run(ctx, o, out, logger(stderr, o.verbose))
+	if err != nil && (ctx.Err() == nil || !errors.Is(err, context.Canceled)) { // stopped while starting is stopped
 		fmt.Fprintln(stderr, "inbox:", err)
 		return 1
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -86,6 +87,7 @@ func run(ctx context.Context, o options, out *console, log *zap.Logger) (err err
 // broker starts the broker in this process, if none is named.
 func broker(o options, out *console, log *zap.Logger) (addrs []string, stop func() error, err error) {
 	if len(o.brokers) > 0 {
+		out.printf("brokers   %s\n", strings.Join(o.brokers, ", ")) // before what may have to wait for them
 		return o.brokers, func() error { return nil }, nil
 	}
 	b, err := processor.StartEmbedded(processor.EmbeddedConfig{Dir: o.data, Port: brokerPort}, log)
