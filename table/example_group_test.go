@@ -45,7 +45,11 @@ func ExampleGroupBy() {
 	users.PipeAt("ann", "", at(4))     // belongs to no group
 	show(out)
 	// Output:
-	// ?
+	// Oslo=1 @1
+	// Oslo=2 @2
+	// Oslo=1 @3
+	// Rome=1 @3
+	// Rome=0 @4
 }
 
 func ExampleCount() {
@@ -58,7 +62,9 @@ func ExampleCount() {
 	users.PipeRecord(tombstone("nobody", 4)) // deletes nothing
 	show(out)
 	// Output:
-	// ?
+	// Oslo=1 @1
+	// Oslo=1 @2
+	// Oslo=0 @3
 }
 
 func ExampleAggregate() {
@@ -72,7 +78,9 @@ func ExampleAggregate() {
 	users.PipeRecord(tombstone("ann", 3))
 	show(out)
 	// Output:
-	// ?
+	// Oslo=+ann @1
+	// Oslo=+ann-ann+ann @2
+	// Oslo=+ann-ann+ann-ann @3
 }
 
 func ExampleReduce() {
@@ -86,7 +94,9 @@ func ExampleReduce() {
 	users.PipeRecord(tombstone("ann", 3))
 	show(out)
 	// Output:
-	// ?
+	// Oslo=ann @1
+	// Oslo=ann+bob @2
+	// Oslo=ann+bob-ann @3
 }
 
 func ExampleOuterJoin() {
@@ -100,7 +110,10 @@ func ExampleOuterJoin() {
 	users.PipeRecord(tombstone("ann", 4)) // now there is neither
 	show(out)
 	// Output:
-	// ?
+	// ann=? in Oslo @1
+	// ann=Ann in Oslo @2
+	// ann=Ann in ? @3
+	// ann=<nil> @4
 }
 
 // hometown is where a user's value says, if it does.
@@ -118,7 +131,10 @@ func ExampleForeignKeyJoin() {
 	towns.PipeRecord(tombstone("Oslo", 5))
 	show(out)
 	// Output:
-	// ?
+	// ann=Oslo in Norway @3
+	// bob=Oslo in Norway @3
+	// ann=<nil> @4
+	// bob=<nil> @5
 }
 
 func ExampleLeftForeignKeyJoin() {
@@ -132,7 +148,10 @@ func ExampleLeftForeignKeyJoin() {
 	users.PipeRecord(tombstone("ann", 4))
 	show(out)
 	// Output:
-	// ?
+	// ann=Oslo in ? @1
+	// ann=Oslo in Norway @2
+	// ann= in ? @3
+	// ann=<nil> @4
 }
 
 func ExampleNewLink() {
@@ -148,7 +167,8 @@ func ExampleNewLink() {
 		fmt.Println(topology.Sources("app", sub))
 	}
 	// Output:
-	// ?
+	// [app-home-town-answer-repartition users]
+	// [app-home-town-ask-repartition towns]
 }
 
 func ExampleStore() {
@@ -164,7 +184,8 @@ func ExampleStore() {
 	users.PipeAt("bob", "Oslo", at(3))
 	show(out)
 	// Output:
-	// ?
+	// Oslo in Norway=1 @2
+	// Oslo in Norway=2 @3
 }
 
 func ExampleSuppress() {
@@ -176,7 +197,7 @@ func ExampleSuppress() {
 	users.PipeAt("bob", "Bob", at(11)) // 10 ms after the first change of ann, by the time of records
 	show(out)
 	// Output:
-	// ?
+	// ann=Annabel @5
 }
 
 func ExampleSuppressUntilClose() {
@@ -195,7 +216,7 @@ func ExampleSuppressUntilClose() {
 	}
 	show(out)
 	// Output:
-	// ?
+	// [ann@0/10]=4 @9
 }
 
 func ExampleFromVersioned() {
@@ -213,7 +234,9 @@ func ExampleFromVersioned() {
 	users.PipeAt("ann", "Ann", at(3)) // before there was any
 	show(out)
 	// Output:
-	// ?
+	// ann=Ann in Oslo @15
+	// ann=Ann in Rome @25
+	// ann=Ann in Bonn @7
 }
 
 func ExampleGlobal() {
@@ -228,7 +251,7 @@ func ExampleGlobal() {
 	users.PipeAt("ann", "Oslo", at(2))
 	show(out)
 	// Output:
-	// ?
+	// ann=Oslo in Norway @1
 }
 
 func ExampleFilter_quiet() {
@@ -242,7 +265,8 @@ func ExampleFilter_quiet() {
 	users.PipeAt("ann", "Annabel", at(3))
 	show(out)
 	// Output:
-	// ?
+	// ann=Ann @2
+	// ann=<nil> @3
 }
 
 func ExampleValues() {
@@ -254,5 +278,6 @@ func ExampleValues() {
 	users.PipeRecord(tombstone("ann", 2))
 	show(out)
 	// Output:
-	// ?
+	// ann=Ann @1
+	// ann=<nil> @2
 }
