@@ -210,6 +210,9 @@ func (s *session) newTask(sub *Sub, p int32) *taskRun {
 		s.inputs[src.Topic][p] = in
 	}
 	s.tasks[id] = t
+	if s.e.has(NoBarrier) {
+		t.earlyEnds = s.changelogEnds(t)
+	}
 	return t
 }
 

@@ -78,7 +78,9 @@ func (s *session) commit() error {
 	if err := rebuildUnlessTyped(s.e.at("before-commit-apply")); err != nil {
 		return err
 	}
-	s.applyCommit(batches)
+	if !s.e.has(ApplyFirst) || empty {
+		s.applyCommit(batches)
+	}
 	if err := rebuildUnlessTyped(s.e.at("after-commit-apply")); err != nil {
 		return err
 	}
@@ -190,6 +192,11 @@ func (s *session) commitTransaction(batches []pending) error {
 	if err := rebuildUnlessTyped(s.e.at("before-offsets")); err != nil {
 		return err
 	}
+	if s.e.has(ApplyFirst) {
+		if err := s.applyFirst(batches); err != nil {
+			return err
+		}
+	}
 	if err := s.addOffsets(ctx, batches); err != nil {
 		return err
 	}
@@ -227,7 +234,7 @@ func (s *session) flushProducer(ctx context.Context, batches []pending) error {
 	if err := rebuildUnlessTyped(s.e.at("after-flush")); err != nil {
 		return err
 	}
-	if f := s.sendError.Load(); f != nil {
+	if f := s.sendError.Load(); f != nil && !s.e.has(IgnoreSendErrors) {
 		return s.sendFailed(f)
 	}
 	return nil

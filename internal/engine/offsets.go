@@ -44,8 +44,12 @@ func (s *session) offsetsOf(batches []pending) []topicOffsets {
 				index[o.Topic] = i
 				out = append(out, topicOffsets{topic: o.Topic, id: s.layout.ids[o.Topic]})
 			}
+			next := o.Next
+			if s.e.has(CommitPolled) {
+				next = b.t.input(o.Topic).next
+			}
 			out[i].partitions = append(out[i].partitions,
-				partitionOffset{b.t.id.Partition, o.Next, b.batch.Metadata})
+				partitionOffset{b.t.id.Partition, next, b.batch.Metadata})
 		}
 	}
 	return out
@@ -62,6 +66,9 @@ func (s *session) addOffsets(ctx context.Context, batches []pending) error {
 	add.TransactionalID, add.ProducerID, add.ProducerEpoch = s.e.cfg.TransactionalID, id, epoch
 	add.Group = s.e.p.App
 	err = s.coordinate(ctx, func() error {
+		if s.e.has(NoAddOffsets) {
+			return nil
+		}
 		resp, err := add.RequestWith(ctx, s.cl)
 		if err != nil {
 			return err

@@ -117,14 +117,8 @@ type Settings struct {
 	Events Events
 	// Now is the wall clock; time.Now outside tests.
 	Now func() time.Time
-	// FreeSpace, Crash and the like are seams for fault tests.
+	// Seams are for fault tests.
 	Seams Seams
-}
-
-// Seams are injection points for tests; the zero value injects nothing.
-type Seams struct {
-	// At is called at named points of the commit and restore protocol; tests kill, delay or fail there.
-	At func(point string) error
 }
 
 // Events are the callbacks of the engine; nil ones are skipped. They are called synchronously and must not block.
