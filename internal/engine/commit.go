@@ -184,7 +184,7 @@ func (s *session) commitTransaction(batches []pending) error {
 	if !s.inTxn {
 		return rebuild("no transaction is open")
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, 2*s.commitTimeout())
+	ctx, cancel := context.WithTimeout(s.patience, 2*s.commitTimeout())
 	defer cancel()
 	if err := s.flushProducer(ctx, batches); err != nil {
 		return err
@@ -300,7 +300,7 @@ func fatalToProducer(err error) bool {
 
 // commitAtLeastOnce makes outputs and changelogs durable first, and the offsets after them.
 func (s *session) commitAtLeastOnce(batches []pending) error {
-	ctx, cancel := context.WithTimeout(s.ctx, 2*s.commitTimeout())
+	ctx, cancel := context.WithTimeout(s.patience, 2*s.commitTimeout())
 	defer cancel()
 	if err := s.flushProducer(ctx, batches); err != nil {
 		return err
@@ -333,7 +333,7 @@ func (s *session) undo(cause error) error {
 		return rebuild("%d aborts in a row: %w", s.aborts, cause)
 	}
 	s.log.Warn("transaction aborted, processing again from the committed offsets", zap.Error(cause))
-	ctx, cancel := context.WithTimeout(s.ctx, s.commitTimeout())
+	ctx, cancel := context.WithTimeout(s.patience, s.commitTimeout())
 	defer cancel()
 	if err := s.abortTransaction(ctx); err != nil {
 		return &rebuildError{errors.Join(cause, err)}

@@ -267,7 +267,7 @@ func TestAtLeastOnce(t *testing.T) {
 	p.stop()
 }
 
-// TestNothingRunsAway holds a worker back under a big backlog: what is queued stays within its bound.
+// TestQueuesAreBounded holds a worker back under a big backlog: what is queued stays within its bound.
 func TestQueuesAreBounded(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
@@ -277,9 +277,9 @@ func TestQueuesAreBounded(t *testing.T) {
 	r.settings.QueueRecords = 100
 	r.settings.FetchMaxPartitionBytes = 4 << 10
 	r.perStep = func(task.Record) error { time.Sleep(50 * time.Microsecond); return nil }
-	c.feed("in", 0, 5000, 20)
+	c.feed("in", 0, 1500, 20)
 	p := r.start(t)
-	c.verifyCounts("out", 5000)
+	c.verifyCounts("out", 1500)
 	p.stop()
 }
 
@@ -321,4 +321,32 @@ func countRows(t *testing.T, b *memory.Backend) int {
 		n++
 	}
 	return n
+}
+
+// TestBrokerDies takes the broker away under load: Run keeps trying, and ends in bounded time when asked, saying that
+// the last commit is missing.
+func TestBrokerDies(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.onlyFake()
+	c.topic("in", 2)
+	c.topic("out", 1)
+	r := newRig(t, c, countProgram("dies"))
+	r.settings.TransactionTimeout = time.Second
+	r.settings.CommitInterval = 300 * time.Millisecond
+	c.feed("in", 0, 200, 20)
+	p := r.start(t)
+	c.verifyCounts("out", 200)
+	c.feed("in", 200, 2000, 20)
+	c.fake.Close()
+	time.Sleep(time.Second)
+	select {
+	case <-p.done:
+		t.Fatalf("ended by itself: %v", p.err)
+	default:
+	}
+	p.cancel()
+	if err := p.wait(); err != nil && !errors.Is(err, ErrUncommitted) {
+		t.Errorf("ended with %v", err)
+	}
 }

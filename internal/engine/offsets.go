@@ -117,7 +117,7 @@ func (s *session) addOffsets(ctx context.Context, batches []pending) error {
 // commitOffsets commits offsets outside any transaction. Whatever goes wrong, the offsets are the only effect, so the
 // session starts over.
 func (s *session) commitOffsets(batches []pending) error {
-	ctx, cancel := context.WithTimeout(s.ctx, s.commitTimeout())
+	ctx, cancel := context.WithTimeout(s.patience, s.commitTimeout())
 	defer cancel()
 	req := kmsg.NewPtrOffsetCommitRequest()
 	req.Group = s.e.p.App

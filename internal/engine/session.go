@@ -22,10 +22,12 @@ import (
 // machine, run first pauses them all. Other goroutines hand it functions through post, which it calls with the workers
 // paused.
 type session struct {
-	e      *Engine
-	log    *zap.Logger
-	ctx    context.Context // ends with the session, not with Run's context
-	cancel context.CancelFunc
+	e        *Engine
+	log      *zap.Logger
+	ctx      context.Context // ends with the session, not with Run's context
+	cancel   context.CancelFunc
+	patience context.Context // bounds commits: ends a while after Run's context, or with the session
+	giveUp   context.CancelFunc
 
 	plain  *kgo.Client // administration and barriers
 	adm    *kadm.Client
@@ -87,6 +89,7 @@ const (
 	maxAbortsInPlace  = 3 // in a row, then the session is rebuilt
 	maxFlushes        = 2
 	leaveTimeout      = 3 * time.Second
+	stopPatience      = 5 * time.Second // for a commit, once a stop is asked for
 )
 
 func newSession(e *Engine) *session {
@@ -101,6 +104,7 @@ func newSession(e *Engine) *session {
 		flushes:     make(chan struct{}, maxFlushes),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.patience, s.giveUp = context.WithCancel(s.ctx)
 	return s
 }
 
@@ -182,7 +186,12 @@ var errEnded = errors.New("engine: ended")
 
 // loop polls, and runs a cycle (commit, rebalance, flush) at each interval, until ctx ends.
 func (s *session) loop(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, s.wake)
+	stop := context.AfterFunc(ctx, func() {
+		s.wake()
+		if sleep(s.ctx, stopPatience) {
+			s.giveUp() // whatever it is that does not end; it counts as a crash
+		}
+	})
 	defer stop()
 	next := time.Now().Add(s.e.cfg.CommitInterval)
 	for {
@@ -321,13 +330,15 @@ func (s *session) pause() error {
 	for i := range cap(s.tokens) {
 		select {
 		case s.tokens <- struct{}{}:
+			continue
 		case <-limit.C:
-			for range i {
-				<-s.tokens
-			}
-			s.pausing.Store(false)
-			return rebuild("a worker is stuck; it may wait for a broker that is away")
+		case <-s.patience.Done():
 		}
+		for range i {
+			<-s.tokens
+		}
+		s.pausing.Store(false)
+		return rebuild("a worker is stuck; it may wait for a broker that is away")
 	}
 	return nil
 }
