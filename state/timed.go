@@ -24,6 +24,7 @@ type timedStore[K, V any] struct {
 	env      Env
 	rows     *Rows
 	cache    objectCache[V]
+	lists    spanLists
 
 	retention int64
 	known     bool  // clock and interval have been read
@@ -31,7 +32,7 @@ type timedStore[K, V any] struct {
 	interval  int64
 	forgotten int64 // the slice below which rows were given up
 
-	key, row, lo, hi []byte // scratch
+	key, row, lo, list []byte // scratch
 }
 
 const noTime = math.MinInt64
@@ -54,12 +55,14 @@ func readTime(src []byte) int64 { return int64(binary.BigEndian.Uint64(src) ^ 1<
 func (s *timedStore[K, V]) init(env Env, rows *Rows) {
 	s.env, s.rows, s.retention = env, rows, millisOf(s.spec.retention)
 	s.cache.limit = defaultCacheBytes
+	s.lists.limit = defaultCacheBytes
 	rows.evict = func(key string) {
 		if key[0] == KindMeta {
 			s.known = false // the row of the clock was undone
 			return
 		}
 		s.cache.evict(key)
+		s.lists.evict(key)
 	}
 }
 
@@ -306,6 +309,7 @@ func (s *timedStore[K, V]) set(w Windowed[K], v V, timeMillis int64, keep bool) 
 		return fmt.Errorf("state: store %q: encode value: %w", s.spec.name, err)
 	}
 	s.row = row
+	s.lists.note(key, anchor, SpanRow{w.Span, timeMillis}, true)
 	if keep {
 		s.rows.put(s.cache.put(key, v, timeMillis, len(row)), row, false)
 	} else {
@@ -323,6 +327,8 @@ func (s *timedStore[K, V]) Delete(w Windowed[K]) error {
 	}
 	s.cache.drop(key)
 	s.rows.Put(key, nil)
+	anchor, _ := s.anchor(w.Span)
+	s.lists.note(key, anchor, SpanRow{Span: w.Span}, false)
 	return nil
 }
 
@@ -439,33 +445,6 @@ func (s *timedStore[K, V]) encode(k K) ([]byte, error) {
 		return nil, fmt.Errorf("state: store %q: encode key: %w", s.spec.name, err)
 	}
 	return b, nil
-}
-
-// spans appends the windows of a key with from <= anchor < to, and the times of their rows, in the order of their
-// anchors; with those that have expired, as far as their slice is there, and those that are hidden.
-func (s *timedStore[K, V]) spans(dst []SpanRow, k K, from, to int64) ([]SpanRow, error) {
-	lo, hi, ok, err := s.bounds(from, to, true)
-	if err != nil || !ok {
-		return dst, err
-	}
-	key, err := s.encode(k)
-	if err != nil {
-		return dst, err
-	}
-	var bad error
-	err = s.scan(key, lo, hi, false, func(rowKey, row []byte) bool {
-		m, _, err := ParseRow(row)
-		if err != nil {
-			bad = s.rows.fail(err)
-			return false
-		}
-		dst = append(dst, SpanRow{s.span(rowKey), m.TimeMillis})
-		return true
-	})
-	if err == nil {
-		err = bad
-	}
-	return dst, err
 }
 
 // All iterates over all rows that have not expired: by slices of time, within those in the order of the serialised keys,
