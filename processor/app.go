@@ -119,6 +119,9 @@ func (a *App) userTopics() []string {
 		}
 		names = append(names, sub.sinks()...)
 	}
+	for _, g := range a.topology.globals {
+		names = append(names, g.topic)
+	}
 	names = append(names, a.deadLetterTopics()...)
 	slices.Sort(names)
 	return slices.Compact(names)
@@ -172,6 +175,16 @@ func (a *App) program(c Config, seams engine.Seams) engine.Program {
 			}
 		},
 	}
+	for store, topic := range a.topology.Globals() {
+		p.Globals = append(p.Globals, engine.Global{Store: store, Topic: topic})
+	}
+	p.OpenGlobal = func(_, dir string) (state.Backend, error) {
+		if c.InMemory {
+			return memory.New(), nil
+		}
+		return badger.Open(dir, badger.Options{Logger: c.Log})
+	}
+	p.SetReplicas = func(byStore map[string]*state.Replica) { opts.Replicas = byStore }
 	p.NewTask = func(id task.ID, backend state.Backend) (task.Machine, error) {
 		return a.topology.NewTask(a.id, id, backend, opts)
 	}

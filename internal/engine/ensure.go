@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -37,5 +38,33 @@ func EnsureTopics(ctx context.Context, brokers []string, opts []kgo.Opt, topics 
 			errs = append(errs, fmt.Errorf("engine: create topic %q: %w", t.Name, err))
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return awaitTopics(ctx, adm, topics)
+}
+
+// awaitTopics waits until the broker that answers knows the topics: a cluster makes them before all of it knows.
+func awaitTopics(ctx context.Context, adm *kadm.Client, topics []NewTopic) error {
+	names := make([]string, len(topics))
+	for i, t := range topics {
+		names[i] = t.Name
+	}
+	for {
+		meta, err := adm.Metadata(ctx, names...)
+		if err == nil {
+			for _, d := range meta.Topics {
+				err = errors.Join(err, d.Err)
+				for _, p := range d.Partitions {
+					err = errors.Join(err, p.Err)
+				}
+			}
+			if err == nil {
+				return nil
+			}
+		}
+		if !sleep(ctx, 50*time.Millisecond) {
+			return fmt.Errorf("engine: wait for the new topics: %w", err)
+		}
+	}
 }

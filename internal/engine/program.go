@@ -22,6 +22,11 @@ type Program struct {
 	// NewTask makes the machine of a task over an opened backend whose rows are restored. The caller then calls
 	// Machine.Start.
 	NewTask func(id task.ID, backend state.Backend) (task.Machine, error)
+	// Globals are the topics that every member holds whole. OpenGlobal opens the backend of one, in a directory as that
+	// of OpenState; SetReplicas is told of all, loaded, before the first NewTask.
+	Globals     []Global
+	OpenGlobal  func(store, dir string) (state.Backend, error)
+	SetReplicas func(byStore map[string]*state.Replica)
 	// OpenState opens the task's backend in dir, which exists with mode 0700 and is the task's own.
 	OpenState func(id task.ID, dir string) (state.Backend, error)
 }
