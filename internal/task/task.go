@@ -120,7 +120,8 @@ type Machine interface {
 	// Boundary ends the batch. Nothing else but Commit or Abort may follow.
 	Boundary() Batch
 	// Commit tells that the batch of the last Boundary is durable: its rows join the committed rows. positions has
-	// one entry for each store of the task, in order: the changelog position that holds now.
+	// one entry for each store of the task, in order: the changelog position that holds now, or zero where the batch
+	// wrote nothing to the store's changelog and the position is as it was.
 	Commit(positions []state.Position, wallMillis int64)
 	// Abort drops everything computed since the last Commit, the queued records, the timers and the processors'
 	// instances; the task starts afresh from the committed rows, as Start does. The caller rewinds the input to the
