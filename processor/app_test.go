@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.uber.org/zap/zaptest"
 
 	"tailrace.dev/processor"
 	"tailrace.dev/serde"
@@ -79,13 +78,17 @@ func run(t *testing.T, topology *processor.Topology, c processor.Config) (stop f
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- app.Run(ctx) }()
+	go func() {
+		err := app.Run(ctx)
+		if err != nil {
+			t.Errorf("run: %v", err) // at once, rather than when something is waited for in vain
+		}
+		ended <- err
+	}()
 	return func() {
 		t.Helper()
 		cancel()
-		if err := <-ended; err != nil {
-			t.Fatalf("run: %v", err)
-		}
+		<-ended
 	}
 }
 
@@ -107,7 +110,7 @@ func TestGlobalTable(t *testing.T) {
 	produce(t, brokers, "rates", "eur", "1.1", "gbp", "1.3", "usd", "0.9", "usd", "1")
 	produce(t, brokers, "orders", "o1", "usd", "o2", "eur", "o3", "chf")
 
-	c := processor.Config{Brokers: brokers, StateDir: t.TempDir(), CommitInterval: 20 * time.Millisecond, Log: zaptest.NewLogger(t)}
+	c := processor.Config{Brokers: brokers, StateDir: t.TempDir(), CommitInterval: 20 * time.Millisecond}
 	stop := run(t, topology, c)
 	await(t, brokers, "priced", map[string]string{"o1": "usd@1", "o2": "eur@1.1", "o3": "chf@?"})
 	stop()

@@ -153,6 +153,20 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer unlock()
 	defer e.setState(StateStopped)
 
+	e.setState(StateStarting)
+	globals, err := e.openGlobals(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	defer func() {
+		if err := globals.close(); err != nil {
+			e.log.Warn("closing global tables failed", zap.Error(err))
+		}
+	}()
+
 	backoff := rebuildBackoffFirst
 	for {
 		e.setState(StateStarting)
