@@ -72,8 +72,9 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 	done
 
 .PHONY: bench
-bench: ## run the benchmarks that match BENCH (all), with allocations
+bench: ## run the benchmarks that match BENCH (all), with allocations; end to end, too, on the broker TAILRACE_KAFKA if set
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PKG)
+	$(if $(filter file,$(origin TAILRACE_KAFKA)),,$(GO) run ./bench run=map,count brokers=$(TAILRACE_KAFKA) check=true)
 
 .PHONY: examples
 examples: ## build the example programs and run their tests and the documented Examples

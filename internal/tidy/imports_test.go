@@ -42,11 +42,11 @@ var libraries = []struct {
 	},
 	{
 		"github.com/twmb/franz-go",
-		// processor has it for the type of the options for SASL and TLS; the examples are programs of users, which
-		// write to the log and follow what is derived with a client of their own.
+		// processor has it for the type of the options for SASL and TLS; the examples and the
+		// benchmark are programs of users, which write to the log and follow what is derived with a client of their own.
 		[]string{
 			"internal/engine", "internal/embedded", "internal/kafkatest", "internal/sim", "internal/faults", "processor",
-			"bench/...", "cmd/...", "examples/...",
+			"bench", "bench/...", "cmd/...", "examples/...",
 		},
 		"what talks to Kafka is internal/engine",
 	},
