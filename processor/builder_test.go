@@ -235,7 +235,8 @@ func TestBuildErrorsNameTheLineOfTheCall(t *testing.T) {
 	want(t, "places", places, []string{
 		fmt.Sprintf("processor/builder_test.go:%d:", line+3), fmt.Sprintf("processor/builder_test.go:%d:", helperLine),
 	})
-	if text := fmt.Sprintf("by the rekey at processor/builder_test.go:%d, so", line+2); !strings.Contains(err.Error(), text) {
+	text := fmt.Sprintf("by the rekey at processor/builder_test.go:%d, so", line+2)
+	if !strings.Contains(err.Error(), text) {
 		t.Errorf("%v\ndoes not say %q", err, text)
 	}
 	var e *processor.BuildError
@@ -272,7 +273,8 @@ func TestSubTopologies(t *testing.T) {
 		// Parted by a repartition.
 		stream.Count(stream.Group(stream.Repartition(stream.Rekey(stream.From(b, P3), value), ByValue)), Counts)
 		// Joined through a store that both use.
-		stream.Process(stream.From(b, Numbers), func() processor.Processor[string, int64, string, string] { return nil }, Lists)
+		none := func() processor.Processor[string, int64, string, string] { return nil }
+		stream.Process(stream.From(b, Numbers), none, Lists)
 		stream.Process(stream.From(b, P1), shared, Lists)
 	})
 	want(t, "names", topology.SubTopologies(), []string{"by-value", "numbers", "p2"})

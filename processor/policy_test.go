@@ -51,7 +51,8 @@ func (p *spoiler) Process(c *processor.Context[string, string], r processor.Reco
 	if err := p.lists.Give(r.Key, append(list, r.Value), r.Time.UnixMilli()); err != nil {
 		return err
 	}
-	if _, err := c.Schedule(processor.StreamTime, time.Hour, func(time.Time) error { p.timers++; return nil }); err != nil {
+	tick := func(time.Time) error { p.timers++; return nil }
+	if _, err := c.Schedule(processor.StreamTime, time.Hour, tick); err != nil {
 		return err
 	}
 	c.Drop(processor.DropLate)
@@ -261,7 +262,8 @@ func TestDeadLetterKeepsTheRecordAsItWas(t *testing.T) {
 		}
 		if h[processor.DeadLetterKind] != name || h[processor.DeadLetterTopic] != "in" ||
 			h[processor.DeadLetterPartition] != "3" || h[processor.DeadLetterOffset] != fmt.Sprint(offset) ||
-			!strings.Contains(h[processor.DeadLetterOperator], "processor/policy_test.go:") || h[processor.DeadLetterMessage] == "" {
+			!strings.Contains(h[processor.DeadLetterOperator], "processor/policy_test.go:") ||
+			h[processor.DeadLetterMessage] == "" {
 			t.Errorf("%q: headers %q", value, h)
 		}
 		if len(r.Headers) != 2 {

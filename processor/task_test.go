@@ -287,7 +287,8 @@ func TestBoundary(t *testing.T) {
 }
 
 func TestOutputsKeepTheirBytes(t *testing.T) {
-	task := newTask(t, build(t, func(b *processor.Builder) { stream.To(stream.From(b, P1), Out) }), processor.TaskOptions{})
+	pass := func(b *processor.Builder) { stream.To(stream.From(b, P1), Out) }
+	task := newTask(t, build(t, pass), processor.TaskOptions{})
 	big := strings.Repeat("x", 100_000)
 	var got [][]byte
 	for i := range int64(200) {
@@ -379,7 +380,9 @@ func (p *counted) Process(c *processor.Context[string, string], r processor.Reco
 	return c.Forward(processor.WithValue(r, fmt.Sprintf("%s (%d seen)", r.Value, p.seen)))
 }
 
-func openStore[K, V any](t testing.TB, task *processor.Task, spec *state.KeyValueSpec[K, V]) *state.KeyValueStore[K, V] {
+func openStore[K, V any](
+	t testing.TB, task *processor.Task, spec *state.KeyValueSpec[K, V],
+) *state.KeyValueStore[K, V] {
 	t.Helper()
 	s, err := spec.Open(task)
 	if err != nil {
@@ -420,7 +423,8 @@ func TestStartErrors(t *testing.T) {
 		"store is not connected": {
 			start(func() processor.Processor[string, string, string, string] {
 				return &initer{func(c *processor.Context[string, string]) error { _, err := Latest.Open(c); return err }}
-			}, Counts), processor.ErrProcess, []string{`store "latest" is not connected to the process at processor/task_test.go:`},
+			}, Counts), processor.ErrProcess,
+			[]string{`store "latest" is not connected to the process at processor/task_test.go:`},
 		},
 		"timer without an interval": {
 			start(func() processor.Processor[string, string, string, string] {

@@ -72,7 +72,8 @@ func newMachine(t *rapid.T) *machine {
 
 // genKey makes few different keys, so that writes meet, and some that are prefixes of others.
 func genKey(t *rapid.T, label string) []byte {
-	return append([]byte{state.KindRow}, rapid.SliceOfN(rapid.SampledFrom([]byte{0, 'a', 'b', 0xff}), 0, 2).Draw(t, label)...)
+	letters := rapid.SampledFrom([]byte{0, 'a', 'b', 0xff})
+	return append([]byte{state.KindRow}, rapid.SliceOfN(letters, 0, 2).Draw(t, label)...)
 }
 
 func (m *machine) store(t *rapid.T) *modelStore { return rapid.SampledFrom(m.stores).Draw(t, "store") }

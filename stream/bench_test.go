@@ -93,7 +93,8 @@ func newFeeder(tb testing.TB, declare func(b *processor.Builder)) *feeder {
 	f := &feeder{tb: tb, task: task, stores: len(topology.Stores(sub))}
 	var rows []processor.RawRecord
 	for i := range feedBatch {
-		r := processor.RawRecord{Topic: "raw-in", Offset: int64(i), TimeMillis: int64(i), Key: fmt.Appendf(nil, "user-%d", i%500)}
+		key := fmt.Appendf(nil, "user-%d", i%500)
+		r := processor.RawRecord{Topic: "raw-in", Offset: int64(i), TimeMillis: int64(i), Key: key}
 		var err error
 		if r.Value, err = serde.Encode(serde.Int64, int64(i)); err != nil {
 			tb.Fatal(err)

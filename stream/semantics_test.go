@@ -65,7 +65,9 @@ func showRecord(r processor.Record[string, string]) string {
 
 // run pipes the steps and compares. It does so twice: as they are, and with a crash after each record, which must make
 // no difference.
-func run(t *testing.T, declare func(*processor.Builder), steps []step, check func(t *testing.T, d *processortest.Driver)) {
+func run(
+	t *testing.T, declare func(*processor.Builder), steps []step, check func(t *testing.T, d *processortest.Driver),
+) {
 	t.Helper()
 	for _, crashing := range []bool{false, true} {
 		d := processortest.New(t, build(declare))

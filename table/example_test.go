@@ -22,7 +22,8 @@ var (
 )
 
 // drive builds a topology and returns ways into Users and Towns and what comes out of Out.
-func drive(declare func(*processor.Builder)) (d *processortest.Driver, users, towns *processortest.InputTopic[string, string],
+func drive(declare func(*processor.Builder)) (
+	d *processortest.Driver, users, towns *processortest.InputTopic[string, string],
 	out *processortest.OutputTopic[string, string],
 ) {
 	t, err := processor.Build(declare)
