@@ -97,6 +97,25 @@ func (c *cluster) topic(name string, partitions int32) {
 	c.visible(name)
 }
 
+// remake deletes a topic, if it is there, and makes it anew with a cleanup policy. A real broker does both in the
+// background.
+func (c *cluster) remake(name string, partitions int32, policy string) {
+	c.t.Helper()
+	if _, err := c.adm.DeleteTopics(c.t.Context(), c.ns+name); err != nil {
+		c.t.Fatal(err)
+	}
+	c.cl.PurgeTopicsFromClient(c.ns + name)
+	until(c.t, "topic "+name+" to be made anew", func() bool {
+		config := map[string]*string{"cleanup.policy": kadm.StringPtr(policy)}
+		resp, err := c.adm.CreateTopics(c.t.Context(), partitions, 1, config, c.ns+name)
+		return err == nil && resp[c.ns+name].Err == nil
+	})
+	until(c.t, "topic "+name, func() bool {
+		offsets, err := c.adm.ListEndOffsets(c.t.Context(), c.ns+name)
+		return err == nil && offsets.Error() == nil && len(offsets[c.ns+name]) == int(partitions)
+	})
+}
+
 // visible waits until the broker tells of a topic.
 func (c *cluster) visible(name string) {
 	c.t.Helper()

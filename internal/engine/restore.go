@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
@@ -54,7 +55,7 @@ func (s *session) restore(ctx context.Context, t *taskRun) error {
 		return nil
 	}
 	for try := 0; ; try++ {
-		if err := s.inspect(ctx, t, logged); err != nil {
+		if err := s.inspectPatiently(ctx, t, logged); err != nil {
 			return err
 		}
 		if err := s.barrier(ctx, t, logged); err != nil {
@@ -78,6 +79,16 @@ type staleError struct {
 }
 
 func (e *staleError) Error() string { return e.why }
+
+// inspectPatiently asks again while the brokers are still finding out who leads a changelog that was made just now.
+func (s *session) inspectPatiently(ctx context.Context, t *taskRun, stores []*storeRun) error {
+	for try := 1; ; try++ {
+		err := s.inspect(ctx, t, stores)
+		if err == nil || !kerr.IsRetriable(err) || try == missingTries || !sleep(ctx, missingPause) {
+			return err
+		}
+	}
+}
 
 // inspect compares the local positions with the changelogs, and drops local rows that cannot be built on.
 func (s *session) inspect(ctx context.Context, t *taskRun, stores []*storeRun) error {
