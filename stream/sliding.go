@@ -235,7 +235,16 @@ func (s *slider[K, V, A]) create(r processor.Record[K, V], start int64, shared p
 		s.t.Drop(processor.DropLate)
 		return s.hide(r, w, shared, ts)
 	}
-	return s.save(r, w, false, table.Change[A]{New: s.step(shared, r)}, ts)
+	c := table.Change[A]{New: s.step(shared, r)}
+	if *s.wantOld && s.pending == nil {
+		// Absent, unless the window was made a moment ago as the one that starts after the record before: as in Kafka
+		// Streams, it comes out twice then.
+		var err error
+		if c.Old.V, c.Old.OK, err = s.store.Get(w); err != nil {
+			return err
+		}
+	}
+	return s.save(r, w, false, c, ts)
 }
 
 // hide keeps the content of a window that has closed.

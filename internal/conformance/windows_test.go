@@ -51,14 +51,14 @@ func windowAggregate(b *builder) {
 	switch b.Agg {
 	case "count":
 		s := state.Window("agg", serde.String, serde.Int64, w.MinRetention())
-		emitWindowed(b, stream.CountRecord(windowed, s))
+		emitWindowed(b, stream.CountRecord(windowed, s), serde.Int64)
 	case "tostring":
 		s := texts.Initially(func() string { return "0" })
-		emitWindowed(b, stream.AggregateRecord(windowed, s, plusRecord))
+		emitWindowed(b, stream.AggregateRecord(windowed, s, plusRecord), serde.String)
 	case "plus":
-		emitWindowed(b, stream.AggregateRecord(windowed, texts, plusRecord))
+		emitWindowed(b, stream.AggregateRecord(windowed, texts, plusRecord), serde.String)
 	case "reduce":
-		emitWindowed(b, stream.FoldRecord(windowed, texts, reduceRecord("+")))
+		emitWindowed(b, stream.FoldRecord(windowed, texts, reduceRecord("+")), serde.String)
 	default:
 		b.Fail("conformance", "unknown agg %q", b.Agg)
 	}
@@ -74,14 +74,14 @@ func sessionAggregate(b *builder, grouped *stream.Grouped[string, string]) {
 	switch b.Agg {
 	case "count":
 		s := state.Session("agg", serde.String, serde.Int64, w.MinRetention())
-		emitWindowed(b, stream.CountRecord(windowed, s))
+		emitWindowed(b, stream.CountRecord(windowed, s), serde.Int64)
 	case "tostring":
 		s := texts.Initially(func() string { return "0" })
 		merge := func(_, l, r string) string { return l + "&" + r }
-		emitWindowed(b, stream.AggregateSessionsRecord(windowed, s, plusRecord, merge))
+		emitWindowed(b, stream.AggregateSessionsRecord(windowed, s, plusRecord, merge), serde.String)
 	case "reduce":
 		merge := func(_, l, r string) string { return l + ":" + r }
-		emitWindowed(b, stream.FoldSessionsRecord(windowed, texts, reduceRecord(":"), merge))
+		emitWindowed(b, stream.FoldSessionsRecord(windowed, texts, reduceRecord(":"), merge), serde.String)
 	default:
 		b.Fail("conformance", "unknown agg %q", b.Agg)
 	}
@@ -113,16 +113,12 @@ func reduceRecord(
 	}
 }
 
-func emitWindowed[V any](b *builder, t *table.Table[state.Windowed[string], V]) {
+func emitWindowed[V any](b *builder, t *table.Table[state.Windowed[string], V], values serde.Serde[V]) {
 	if !b.SuppressClose {
 		emit(b, t, "output")
 		return
 	}
-	var value any = serde.String
-	if _, isCount := any(*new(V)).(int64); isCount {
-		value = serde.Int64
-	}
-	buffer := state.Buffer("closing", state.WindowedSerde(serde.String), value.(serde.Serde[V]))
+	buffer := state.Buffer("buffer", state.WindowedSerde(serde.String), values)
 	emit(b, table.SuppressUntilClose(t, buffer, table.Limits{}), "output-suppressed")
 	emit(b, t, "output-raw")
 }
