@@ -26,7 +26,9 @@ import (
 
 // TB is what a Driver needs of a *testing.T. Examples, which have none, use Panics.
 type TB interface {
+	// Helper marks the caller as one whose place in the code is not worth telling.
 	Helper()
+	// Fatalf ends the test with a message.
 	Fatalf(format string, args ...any)
 }
 
