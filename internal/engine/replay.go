@@ -59,6 +59,9 @@ func (s *session) replay(ctx context.Context, t *taskRun, stores []*storeRun) er
 					if st == nil || len(fp.Records) == 0 || st.position > st.barrier {
 						continue
 					}
+					if s.e.has(NoBarrier) {
+						fp.Records = upTo(fp.Records, st.barrier)
+					}
 					if rows, err = s.apply(t, st, fp.Records, rows[:0]); err != nil {
 						return err
 					}

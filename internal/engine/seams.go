@@ -1,6 +1,10 @@
 package engine
 
-import "context"
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
 
 // Seams are injection points for tests; the zero value injects nothing.
 type Seams struct {
@@ -86,4 +90,12 @@ func (s *session) noBarrier(t *taskRun, stores []*storeRun) error {
 		st.barrier = t.earlyEnds[st.spec.Changelog] - 1
 	}
 	return nil
+}
+
+// upTo leaves out the records behind an offset, which the defect NoBarrier does not know of.
+func upTo(records []*kgo.Record, last int64) []*kgo.Record {
+	for len(records) > 1 && records[len(records)-1].Offset > last {
+		records = records[:len(records)-1]
+	}
+	return records
 }

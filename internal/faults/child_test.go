@@ -35,7 +35,7 @@ type childSpec struct {
 	In, Out  string
 	StateDir string
 	// Zero durations mean those of memberConfig; Defaults means those of an application that sets nothing.
-	Defaults                           bool
+	Defaults                            bool
 	Session, Transaction, Commit, Flush time.Duration
 	// The process kills itself when it passes KillAt for the KillNth time: a point of the engine; "write:26" or
 	// "read:26" for a request of that key that was sent, or answered; "flush-mid" for some time into a flush.
@@ -120,9 +120,9 @@ func (spec *childSpec) config(k *killer) processor.Config {
 	c.Kafka = []kgo.Opt{kgo.WithHooks(k)}
 	c.Log = childLog()
 	c.Events = processor.Events{
-		State:   func(_, to string) { say(saysState, to) },
-		Rebuilt: func(err error) { say(saysRebuilt, strconv.Quote(err.Error())) },
-		Aborted: func(err error) { say(saysAborted, strconv.Quote(err.Error())) },
+		State:        func(_, to string) { say(saysState, to) },
+		Rebuilt:      func(err error) { say(saysRebuilt, strconv.Quote(err.Error())) },
+		Aborted:      func(err error) { say(saysAborted, strconv.Quote(err.Error())) },
 		TasksChanged: func(assigned, revoked []processor.TaskID) { say(saysTasks, len(assigned), len(revoked)) },
 		RestoreStart: func(id processor.TaskID, store string, from, to int64) {
 			say(saysRestored, id, store, from, to)
@@ -214,4 +214,3 @@ var _ interface {
 	kgo.HookBrokerWrite
 	kgo.HookBrokerRead
 } = (*killer)(nil)
-
