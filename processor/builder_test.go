@@ -266,7 +266,7 @@ func TestBuildOnce(t *testing.T) {
 }
 
 func TestSubTopologies(t *testing.T) {
-	shared := func() processor.Processor[string, string, string, string] { return passOn() }
+	shared := passOn
 	topology := build(t, func(b *processor.Builder) {
 		// Joined through an operator; named after the smallest of the topics.
 		stream.Join(stream.From(b, P3), table.From(b, P2, Latest), func(string, string, string) string { return "" })

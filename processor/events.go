@@ -41,7 +41,7 @@ type CommitInfo = engine.CommitInfo
 
 func (e Events) engine() engine.Events {
 	return engine.Events{
-		State: e.State, TasksChanged: (func(a, r []task.ID))(e.TasksChanged),
+		State: e.State, TasksChanged: e.TasksChanged,
 		RestoreStart: e.RestoreStart, Restoring: e.Restoring, RestoreDone: e.RestoreDone,
 		Committed: e.Committed, Aborted: e.Aborted, Rebuilt: e.Rebuilt, Flushed: e.Flushed,
 	}

@@ -99,7 +99,7 @@ func TestFailIsAnErrorThatSaysWhere(t *testing.T) {
 			t.Errorf("%q: %d records, %v", value, n, err)
 			continue
 		}
-		if decode := kind == processor.ErrDecode; errors.Is(err, processor.ErrDecode) != decode ||
+		if decode := errors.Is(kind, processor.ErrDecode); errors.Is(err, processor.ErrDecode) != decode ||
 			errors.Is(err, processor.ErrProcess) == decode {
 			t.Errorf("%q: %v is of two kinds", value, err)
 		}
@@ -244,10 +244,10 @@ func TestDeadLetterKeepsTheRecordAsItWas(t *testing.T) {
 		}
 		d := out[1]
 		topic, name := "unprocessable", "process"
-		switch kind {
-		case processor.ErrDecode:
+		switch {
+		case errors.Is(kind, processor.ErrDecode):
 			topic, name = "undecodable", "decode"
-		case processor.ErrPanic:
+		case errors.Is(kind, processor.ErrPanic):
 			name = "panic"
 		}
 		if d.Topic != topic || string(d.Key) != "k" || string(d.Value) != value || d.TimeMillis != 77 || d.Partition >= 0 {
@@ -355,7 +355,7 @@ func (p *careless) Init(c *processor.Context[string, string]) (err error) {
 }
 
 func (p *careless) Process(_ *processor.Context[string, string], r processor.Record[string, string]) error {
-	_, _, _ = p.latest.Get(r.Key) //nolint:errcheck // that is the point
+	_, _, _ = p.latest.Get(r.Key)
 	return nil
 }
 

@@ -88,7 +88,7 @@ func typeName(t reflect.Type) string {
 		}
 		return name
 	}
-	switch t.Kind() { //nolint:exhaustive // the other unnamed kinds cannot be serialised, or have no element
+	switch t.Kind() {
 	case reflect.Pointer:
 		return "*" + typeName(t.Elem())
 	case reflect.Slice:

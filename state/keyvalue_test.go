@@ -118,7 +118,7 @@ func ExampleKeyValueStore_Take() {
 
 func TestOpenTwiceIsOneStore(t *testing.T) {
 	e := newEnv(t, storeA)
-	if open(t, e, storeA) != open(t, e, storeA) {
+	if first, again := open(t, e, storeA), open(t, e, storeA); first != again {
 		t.Fatal("two stores over the same rows have two caches")
 	}
 	other := state.KeyValue("a", serde.String, serde.String)
@@ -158,7 +158,10 @@ func TestValueIsTheCallers(t *testing.T) {
 		mine[0] = 99
 		got, _, _ := s.Get("k")
 		got[1] = 99
-		for row := range s.All() {
+		for row, err := range s.All() {
+			if err != nil {
+				t.Fatal(err)
+			}
 			row.Value[0] = 98
 		}
 		if got, _, _ := s.Get("k"); !slices.Equal(got, []int{1, 2}) {
@@ -385,7 +388,10 @@ func TestRangeAndPrefix(t *testing.T) {
 }
 
 func first[K, V any](seq func(func(state.Entry[K, V], error) bool)) (e state.Entry[K, V]) {
-	for e := range seq {
+	for e, err := range seq {
+		if err != nil {
+			panic(err)
+		}
 		return e
 	}
 	return e

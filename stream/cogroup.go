@@ -19,26 +19,25 @@ import (
 // of its own.)
 //
 // Sessions need a function that merges two: see CogroupSessions.
-func Cogroup[RK, A any](store state.Spec[RK, A], in ...CoInput[RK, A]) *table.Table[RK, A] {
-	if len(in) == 0 {
-		panic("stream: Cogroup of no streams: pass inputs made by With") // there is no builder to tell
-	}
-	return in[0].cogroup(in, store, coAggregation{kind: "cogroup"}).(*table.Table[RK, A])
+func Cogroup[RK, A any](
+	store state.Spec[RK, A], first CoInput[RK, A], more ...CoInput[RK, A],
+) *table.Table[RK, A] {
+	in := append([]CoInput[RK, A]{first}, more...)
+	return first.cogroup(in, store, coAggregation{kind: "cogroup"}).(*table.Table[RK, A])
 }
 
 // CogroupSessions is Cogroup by sessions: when a record makes sessions meet, mergeTwo makes one value of theirs, as in
 // AggregateSessions.
 func CogroupSessions[K, A any](
-	store *state.SessionSpec[K, A], mergeTwo func(k K, a, b A) A, in ...CoInput[state.Windowed[K], A],
+	store *state.SessionSpec[K, A], mergeTwo func(k K, a, b A) A,
+	first CoInput[state.Windowed[K], A], more ...CoInput[state.Windowed[K], A],
 ) *table.Table[state.Windowed[K], A] {
-	if len(in) == 0 {
-		panic("stream: CogroupSessions of no streams: pass inputs made by With")
-	}
+	in := append([]CoInput[state.Windowed[K], A]{first}, more...)
 	if mergeTwo == nil {
-		in[0].builder().Fail("cogroup-sessions", "the function is nil")
+		first.builder().Fail("cogroup-sessions", "the function is nil")
 	}
 	co := coAggregation{kind: "cogroup-sessions", merge: merging(mergeTwo)}
-	return in[0].cogroup(in, store, co).(*table.Table[state.Windowed[K], A])
+	return first.cogroup(in, store, co).(*table.Table[state.Windowed[K], A])
 }
 
 // CoInput is one of the streams that Cogroup aggregates together, with the function that folds it in: see With.

@@ -294,7 +294,7 @@ func observe(c *state.Cell, at int64) (int64, error) {
 }
 
 // emitAlone emits the records whose window and grace have passed without a partner.
-func (j *joiner[K, L, R, W]) emitAlone(now int64, headers []processor.Header) error {
+func (j *joiner[K, L, R, W]) emitAlone(now int64) error {
 	if !j.outer[state.LeftSide] && !j.outer[state.RightSide] {
 		return nil
 	}
@@ -392,7 +392,7 @@ func (s side[K, L, R, V, W]) handle(r processor.Record[K, V]) error {
 		return err
 	}
 	if at == now {
-		if err := j.emitAlone(now, r.Headers); err != nil {
+		if err := j.emitAlone(now); err != nil {
 			return err
 		}
 	}

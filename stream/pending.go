@@ -36,7 +36,8 @@ func newPending[K any](env state.Env, spec state.AnySpec, key serde.Serde[K]) (*
 }
 
 func (p *pending[K]) encode(first, second int64, k K) ([]byte, error) {
-	b := append(p.buf[:0], pendingPrefix...)
+	b := p.buf[:0]
+	b = append(b, pendingPrefix...)
 	b = binary.BigEndian.AppendUint64(b, uint64(first)^1<<63)
 	b = binary.BigEndian.AppendUint64(b, uint64(second)^1<<63)
 	b, err := p.key.Append(b, k)

@@ -86,7 +86,7 @@ func foldWindows[K, V, A any](
 			if f.pending == nil {
 				return nil
 			}
-			return f.emit(addMillis(subMillis(closed, w.size), 1), w.size)
+			return f.emit(addMillis(subMillis(closed, w.size), 1))
 		}
 	})
 }
@@ -157,7 +157,7 @@ func (f *windowFold[K, V, A]) save(
 }
 
 // emit forwards the windows that start before limit: those that have closed. All are of one size.
-func (f *windowFold[K, V, A]) emit(limit, size int64) error {
+func (f *windowFold[K, V, A]) emit(limit int64) error {
 	return f.pending.drain(limit, func(start, end int64, k K) error {
 		w := state.Windowed[K]{Key: k, Span: state.Span{StartMillis: start, EndMillis: end}}
 		v, at, ok, err := f.store.Peek(w)

@@ -1,6 +1,7 @@
 package table
 
 import (
+	"bytes"
 	"fmt"
 
 	"tailrace.dev/processor"
@@ -147,7 +148,7 @@ func joinForeign[K, L, FK, R, W any](
 						return fmt.Errorf("encode foreign key: %w", err)
 					}
 				}
-				if !refers || string(scratch) != string(a.foreign) {
+				if !refers || !bytes.Equal(scratch, a.foreign) {
 					t.Drop(processor.DropOutdated)
 					return nil
 				}
@@ -195,7 +196,7 @@ func subscribe[K, L, FK, R any](
 						return fmt.Errorf("encode foreign key: %w", err)
 					}
 				}
-				moved := hadFK && (!hasFK || string(was) != string(is))
+				moved := hadFK && (!hasFK || !bytes.Equal(was, is))
 				if moved {
 					w := unsubscribe
 					if !hasFK && !outer {

@@ -1,6 +1,7 @@
 package table
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -69,7 +70,7 @@ func GroupBy[K, V, K2, V2 any](
 				send := func(k K2, c Change[V2]) error {
 					return next(processor.WithKey(processor.WithValue(r, c), k))
 				}
-				if old.OK && now.OK && string(oldKey) == string(newKey) {
+				if old.OK && now.OK && bytes.Equal(oldKey, newKey) {
 					return send(is, Change[V2]{Old: old, New: now})
 				}
 				if old.OK {

@@ -251,7 +251,7 @@ type waitingSerde[V any] struct{ value serde.Serde[V] }
 func (s waitingSerde[V]) append(dst []byte, p waitingRow[V]) ([]byte, error) {
 	at := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
-	dst, err := changeSerde[V]{s.value}.Append(dst, Change[V]{Old: p.prior, New: p.now})
+	dst, err := changeSerde[V](s).Append(dst, Change[V]{Old: p.prior, New: p.now})
 	if err != nil {
 		return nil, err
 	}
@@ -264,7 +264,7 @@ func (s waitingSerde[V]) decode(src []byte) (p waitingRow[V], err error) {
 		return p, fmt.Errorf("%w: waiting row of %d bytes", state.ErrCorrupt, len(src))
 	}
 	n := binary.BigEndian.Uint32(src)
-	c, err := changeSerde[V]{s.value}.Decode(append([]byte{}, src[4:4+n]...))
+	c, err := changeSerde[V](s).Decode(append([]byte{}, src[4:4+n]...))
 	if err != nil {
 		return p, err
 	}

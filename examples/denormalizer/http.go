@@ -132,7 +132,7 @@ func (s *server) postAsset(w http.ResponseWriter, r *http.Request) {
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	dec.DisallowUnknownFields()
 	err := dec.Decode(&a)
-	if err == nil && dec.Decode(&struct{}{}) != io.EOF { //nolint:errorlint // the decoder returns it as it is
+	if err == nil && dec.Decode(&struct{}{}) != io.EOF {
 		err = errors.New("one JSON object is expected")
 	}
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {

@@ -151,7 +151,7 @@ func TestLive(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer resp.Body.Close() //nolint:errcheck // cancelled, and an error is what is expected
+		defer resp.Body.Close()
 		lines := bufio.NewScanner(resp.Body)
 		for n := 0; n < read && lines.Scan(); {
 			if after, ok := strings.CutPrefix(lines.Text(), "id: "); ok {

@@ -21,6 +21,7 @@ type taskRun struct {
 	inputs []*input // in the order of sub.Sources
 	stores []*storeRun
 	log    *zap.Logger
+	pace   int // how many records a step may process; 0: not measured yet
 
 	cancel    context.CancelFunc // of its start
 	startDone chan struct{}      // closed when its start is over; nil: not started
@@ -243,12 +244,15 @@ func (s *session) runSlice(t *taskRun, scratch *[]task.Record) (more bool, err e
 	t.takeInbox(scratch)
 	t.dirty = true
 	for step := 0; ; step++ {
-		n, retry, err := t.machine.Step(stepLimit, wall)
+		limit := t.stepLimit()
+		began := time.Now()
+		n, retry, err := t.machine.Step(limit, wall)
 		if err != nil {
 			return false, err
 		}
+		t.paceSteps(time.Since(began))
 		s.send(t, t.machine.Outputs())
-		if n < stepLimit {
+		if n < limit {
 			t.nextWall.Store(0)
 			if retry > 0 {
 				t.nextWall.Store(wall + retry)
@@ -271,6 +275,29 @@ func (s *session) runSlice(t *taskRun, scratch *[]task.Record) (more bool, err e
 	}
 	t.publish()
 	return more, nil
+}
+
+// A commit waits for the steps under way, so none may take long: the number of records that a step may process falls
+// where they are slow, and comes back where they are not.
+const (
+	slowStep = 20 * time.Millisecond
+	fastStep = 5 * time.Millisecond
+)
+
+func (t *taskRun) stepLimit() int {
+	if t.pace == 0 {
+		t.pace = stepLimit
+	}
+	return t.pace
+}
+
+func (t *taskRun) paceSteps(took time.Duration) {
+	switch {
+	case took > slowStep:
+		t.pace = max(1, t.pace/4)
+	case took < fastStep && t.pace < stepLimit:
+		t.pace = min(stepLimit, 2*t.pace)
+	}
 }
 
 // takeInbox moves what was fetched into the machine.

@@ -37,8 +37,10 @@ var Panics TB = panics{}
 
 type panics struct{}
 
-func (panics) Helper()                           {}
-func (panics) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+func (panics) Helper() {}
+func (panics) Fatalf(format string, args ...any) {
+	panic(fmt.Sprintf(format, args...)) //nolint:forbidigo // an example has nothing else to fail by
+}
 
 // Option changes how a Driver works.
 type Option func(*Driver)
