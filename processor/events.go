@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"tailrace.dev/internal/engine"
-	"tailrace.dev/internal/task"
 )
 
 // Events are functions that an App calls as things happen; nil ones are not called. They run in the App's own
