@@ -42,7 +42,7 @@ func foldSliding[K, V, A any](
 			if err := s.slide(r, ts); err != nil || f.pending == nil {
 				return err
 			}
-			return f.emit(subMillis(s.closed, diff), diff)
+			return f.emit(subMillis(s.closed, diff))
 		}
 	})
 }
