@@ -447,9 +447,9 @@ func (s *timedStore[K, V]) encode(k K) ([]byte, error) {
 	return b, nil
 }
 
-// All iterates over all rows that have not expired: by slices of time, within those in the order of the serialised keys,
-// and the rows of a key in the order of time. Rows written during the iteration are seen where they lie ahead of it.
-// After an error the iteration ends.
+// All iterates over all rows that have not expired: by slices of time, within those in the order of the serialised keys
+// (as far as no key is the beginning of another), and the rows of a key in the order of time. Rows written during the
+// iteration are seen where they lie ahead of it. After an error the iteration ends.
 func (s *timedStore[K, V]) All() iter.Seq2[Entry[Windowed[K], V], error] {
 	return s.entries(nil, math.MinInt64, math.MaxInt64, false, nil)
 }
