@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
@@ -50,6 +51,11 @@ func (s *session) onOffsets(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetF
 	s.fetchedMu.Lock()
 	defer s.fetchedMu.Unlock()
 	for _, g := range resp.Groups {
+		// The client takes a group that is refused for one without partitions, and asks again for ever.
+		if denied := authError(kerr.ErrorForCode(g.ErrorCode), "", "fetch the offsets of group "+g.Group); denied != nil {
+			s.fail(denied)
+			return denied
+		}
 		for _, t := range g.Topics {
 			topic := t.Topic
 			if topic == "" {
