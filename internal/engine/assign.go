@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
@@ -51,11 +50,6 @@ func (s *session) onOffsets(_ context.Context, _ *kgo.Client, resp *kmsg.OffsetF
 	s.fetchedMu.Lock()
 	defer s.fetchedMu.Unlock()
 	for _, g := range resp.Groups {
-		// The client takes a group that is refused for one without partitions, and asks again for ever.
-		if denied := authError(kerr.ErrorForCode(g.ErrorCode), "", "fetch the offsets of group "+g.Group); denied != nil {
-			s.fail(denied)
-			return denied
-		}
 		for _, t := range g.Topics {
 			topic := t.Topic
 			if topic == "" {
@@ -251,11 +245,10 @@ func (s *session) startReady() {
 			continue
 		}
 		t.startDone = make(chan struct{})
-		var ctx context.Context
-		ctx, t.cancel = context.WithCancel(s.ctx)
+		t.life, t.cancel = context.WithCancel(s.ctx)
 		ids = append(ids, t.id)
 		s.async.Add(1)
-		go s.start(ctx, t, s.closing[t.id])
+		go s.start(t.life, t, s.closing[t.id])
 	}
 	if len(ids) > 0 && s.e.cfg.Events.TasksChanged != nil {
 		s.e.cfg.Events.TasksChanged(ids, nil)

@@ -20,14 +20,13 @@ import (
 // injection is a request that is answered with errors: those after which the application goes on by itself, in place or
 // by a rebuild, and those that end it with a typed error, because a person has to act.
 type injection struct {
-	key      kmsg.Key
-	atStart  bool // only a start sends it
-	topLevel bool
-	keyless  bool // needs input that has no effect, so that only offsets are committed
-	goesOn   []*kerr.Error
-	ends     []*kerr.Error
-	kind     error // of ends
-	lasting  bool  // it takes more than one answer to end it
+	key     kmsg.Key
+	atStart bool // only a start sends it
+	keyless bool // needs input that has no effect, so that only offsets are committed
+	goesOn  []*kerr.Error
+	ends    []*kerr.Error
+	kind    error // of ends
+	lasting bool  // it takes more than one answer to end it
 }
 
 var injections = []injection{
@@ -72,7 +71,7 @@ var injections = []injection{
 		ends: []*kerr.Error{kerr.GroupAuthorizationFailed}, kind: engine.ErrNotAuthorized,
 	},
 	{
-		key: kmsg.OffsetFetch, atStart: true, topLevel: true,
+		key: kmsg.OffsetFetch, atStart: true,
 		goesOn: []*kerr.Error{
 			kerr.CoordinatorLoadInProgress, kerr.CoordinatorNotAvailable, kerr.NotCoordinator, kerr.UnknownServerError,
 		},
@@ -179,7 +178,7 @@ func inject(t *testing.T, in injection, count int) {
 		if ends && in.lasting {
 			count = -1
 		}
-		fault := kfake.Fault{Keys: []kmsg.Key{in.key}, Err: code, Count: count, TopLevel: in.topLevel}
+		fault := kfake.Fault{Keys: []kmsg.Key{in.key}, Err: code, Count: count}
 		if in.key == kmsg.Produce {
 			fault.Topic = c.out // not what the test itself writes
 		}
