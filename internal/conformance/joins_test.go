@@ -43,7 +43,7 @@ func (b *builder) table(topic string, kind store) *table.Table[string, string] {
 
 // versioned reads a topic as a table that keeps history.
 func (b *builder) versioned(topic string, kind store) *table.Table[string, string] {
-	spec := state.Versioned(topic+"-store", serde.String, serde.String, time.Duration(kind.Versioned)*time.Millisecond)
+	spec := state.Versioned(b.named(topic+"-store"), serde.String, serde.String, ms(kind.Versioned))
 	return table.FromVersioned(b.Builder, b.topic(topic), spec)
 }
 
@@ -122,7 +122,7 @@ func streamTableJoin(b *builder) {
 		right = b.table("right", b.TableStore)
 	}
 	if b.Grace != nil {
-		buffer := state.Buffer("waiting", serde.String, serde.String)
+		buffer := state.Buffer(b.named("waiting"), serde.String, serde.String)
 		if b.Kind == "left" {
 			stream.To(stream.LeftJoinGrace(left, right, ms(*b.Grace), buffer,
 				func(_, l string, r processor.Opt[string]) string { return b.join(l, opt(r)) }), b.topic("output"))
@@ -184,9 +184,9 @@ func tableFilter(b *builder) {
 	}
 	evens := table.Filter(t, even, opts...)
 	if b.ThenCount {
-		by := processor.NewRepartition("by-all", serde.String, serde.String)
+		by := b.repartition("by-all")
 		all := table.GroupBy(evens, by, func(_, v string) (string, string, bool) { return "all", v, true })
-		emit(b, table.Count(all, state.KeyValue("count", serde.String, serde.Int64)), "output")
+		emit(b, table.Count(all, state.KeyValue(b.named("count"), serde.String, serde.Int64)), "output")
 		return
 	}
 	emit(b, evens, "filter")
@@ -200,7 +200,7 @@ func tableFilter(b *builder) {
 func foreignKeyJoin(b *builder) {
 	left := b.table("left", b.LeftStore)
 	right := b.table("right", b.RightStore)
-	link := table.NewLink("link", serde.String, serde.String, serde.String)
+	link := table.NewLink(b.named("link"), serde.String, serde.String, serde.String)
 	key := func(_, l string) (string, bool) {
 		_, fk, _ := strings.Cut(l, "|")
 		fk, _, _ = strings.Cut(fk, "|")
@@ -218,7 +218,7 @@ func foreignKeyJoin(b *builder) {
 
 func tableGroupAggregate(b *builder) {
 	t := b.table("input", b.TableStore)
-	by := processor.NewRepartition("by-group", serde.String, serde.String)
+	by := b.repartition("by-group")
 	g := table.GroupBy(t, by, func(k, v string) (string, string, bool) {
 		switch b.Group {
 		case "swap":
@@ -236,7 +236,7 @@ func tableGroupAggregate(b *builder) {
 	s := b.store("agg")
 	switch b.Agg {
 	case "count":
-		s := state.KeyValue("agg", serde.String, serde.Int64)
+		s := state.KeyValue(b.named("agg"), serde.String, serde.Int64)
 		emit(b, table.Count(g, s), "output")
 		readFinal(b, s)
 		return

@@ -24,7 +24,7 @@ func init() {
 		readFinal(b, s)
 	}
 	topologies["repartition"] = func(b *builder) {
-		by := processor.NewRepartition("by-key", serde.String, serde.String)
+		by := b.repartition("by-key")
 		stream.To(stream.Repartition(stream.From(b.Builder, b.topic("left")), by), b.topic("output"))
 	}
 	topologies["split"] = split
@@ -52,7 +52,7 @@ func streamAggregate(b *builder) {
 	add := func(a, _, v string) string { return a + "+" + v }
 	switch b.Agg {
 	case "count":
-		s := state.KeyValue("agg", serde.String, serde.Int64)
+		s := state.KeyValue(b.named("agg"), serde.String, serde.Int64)
 		emit(b, stream.Count(grouped, s), "output")
 		readFinal(b, s)
 	case "tostring":

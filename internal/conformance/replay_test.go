@@ -71,21 +71,52 @@ type builder struct {
 	*processor.Builder
 	spec
 	topics map[string]*processor.Topic[string, string]
-	// final reads the rows of the store that spec.final_store asks for.
-	final func(d *processortest.Driver) []row
+	// prefix goes before all names, where several cases are built into one topology.
+	prefix string
+	// gather gives repartition topics one partition, for results that depend on the times of all keys.
+	gather bool
+	// final reads the rows of the store that spec.final_store asks for, where it is run by a driver; finalIn does from
+	// rows that were found otherwise.
+	final     func(d *processortest.Driver) []row
+	finalIn   func(e state.Env) []row
+	finalSpec state.AnySpec
 }
+
+func newBuilder(b *processor.Builder, s spec) *builder {
+	return &builder{Builder: b, spec: s, topics: make(map[string]*processor.Topic[string, string])}
+}
+
+// outputs returns the names of the topics that a case looks at.
+func (s *spec) outputs() []string {
+	if s.Outputs == nil {
+		return []string{"output"}
+	}
+	return s.Outputs
+}
+
+// named returns the name of a topic or store in the topology, for its name in the case.
+func (b *builder) named(name string) string { return b.prefix + name }
 
 // topic returns the descriptor of a topic, one for each name.
 func (b *builder) topic(name string) *processor.Topic[string, string] {
 	if b.topics[name] == nil {
-		b.topics[name] = processor.NewTopic(name, serde.String, serde.String)
+		b.topics[name] = processor.NewTopic(b.named(name), serde.String, serde.String)
 	}
 	return b.topics[name]
 }
 
 // store declares a key-value store of strings.
 func (b *builder) store(name string) *state.KeyValueSpec[string, string] {
-	return state.KeyValue(name, serde.String, serde.String)
+	return state.KeyValue(b.named(name), serde.String, serde.String)
+}
+
+// repartition declares a repartition topic of strings.
+func (b *builder) repartition(name string) *processor.Repartition[string, string] {
+	r := processor.NewRepartition(b.named(name), serde.String, serde.String)
+	if b.gather {
+		r = r.WithPartitions(1)
+	}
+	return r
 }
 
 // join fills the joiner's template.
@@ -118,12 +149,12 @@ func millis(t time.Time) text { return some(strconv.FormatInt(t.UnixMilli(), 10)
 
 // readFinal makes spec.final_store readable from a store.
 func readFinal[V any](b *builder, spec *state.KeyValueSpec[string, V]) {
-	if b.Final != spec.Name() {
+	if b.Final == "" || b.named(b.Final) != spec.Name() {
 		return
 	}
-	b.final = func(d *processortest.Driver) []row {
+	rows := func(s *state.KeyValueStore[string, V]) []row {
 		var rows []row
-		for e, err := range processortest.Store(d, spec).All() {
+		for e, err := range s.All() {
 			if err != nil {
 				return []row{{"error": some(err.Error())}}
 			}
@@ -131,25 +162,28 @@ func readFinal[V any](b *builder, spec *state.KeyValueSpec[string, V]) {
 		}
 		return rows
 	}
+	b.final = func(d *processortest.Driver) []row { return rows(processortest.Store(d, spec)) }
+	b.finalSpec = spec
+	b.finalIn = func(e state.Env) []row {
+		s, err := spec.Open(e)
+		if err != nil {
+			return []row{{"error": some(err.Error())}}
+		}
+		return rows(s)
+	}
 }
 
 // pipe runs a case through a topology, one input at a time.
 func pipe(t *testing.T, c *testCase, build func(b *builder)) result {
 	t.Helper()
-	b := &builder{
-		Builder: processor.NewBuilder(), spec: c.Spec,
-		topics: make(map[string]*processor.Topic[string, string]),
-	}
+	b := newBuilder(processor.NewBuilder(), c.Spec)
 	build(b)
 	topology, err := b.Build()
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := processortest.New(t, topology, processortest.StartingAt(time.UnixMilli(0).UTC()))
-	names := c.Spec.Outputs
-	if names == nil {
-		names = []string{"output"}
-	}
+	names := c.Spec.outputs()
 	outputs := make([]*processortest.OutputTopic[string, string], len(names))
 	for i, name := range names {
 		outputs[i] = processortest.Output(d, b.topic(name))

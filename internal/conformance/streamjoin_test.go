@@ -25,7 +25,7 @@ func streamStreamJoin(b *builder) {
 	if b.Repartition {
 		same := func(r processor.Record[string, string]) processor.Record[string, string] { return r }
 		by := func(name string, outer bool) *processor.Repartition[string, string] {
-			r := processor.NewRepartition(name, serde.String, serde.String)
+			r := b.repartition(name)
 			if outer {
 				r = r.WithNoKeys()
 			}
@@ -39,7 +39,7 @@ func streamStreamJoin(b *builder) {
 		w = w.Grace(ms(*b.Grace))
 	}
 	for i := range max(1, b.Times) {
-		s := state.Join("join-"+strconv.Itoa(i), serde.String, serde.String, serde.String, w.MinRetention())
+		s := state.Join(b.named("join-"+strconv.Itoa(i)), serde.String, serde.String, serde.String, w.MinRetention())
 		switch b.Kind {
 		case "left":
 			left = stream.LeftJoinWindow(left, right, w, s, func(_, l string, r processor.Opt[string]) string {

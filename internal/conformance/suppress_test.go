@@ -24,27 +24,27 @@ func (b *builder) timeLimit() time.Duration {
 }
 
 func tableCountSuppress(b *builder) {
-	by := processor.NewRepartition("by-value", serde.String, serde.String)
+	by := b.repartition("by-value")
 	g := table.GroupBy(b.table("input", store{}), by, func(k, v string) (string, string, bool) { return v, k, true })
-	counts := table.Count(g, state.KeyValue("count", serde.String, serde.Int64))
+	counts := table.Count(g, state.KeyValue(b.named("count"), serde.String, serde.Int64))
 	var limits table.Limits
 	if b.Max != nil {
 		limits.MaxRecords = int64(*b.Max)
 	}
-	buffer := state.Buffer("buffer", serde.String, serde.Int64)
+	buffer := state.Buffer(b.named("buffer"), serde.String, serde.Int64)
 	emit(b, table.Suppress(counts, buffer, b.timeLimit(), limits), "output-suppressed")
 	emit(b, counts, "output-raw")
 }
 
 func (b *builder) suppressed(t *table.Table[string, string]) *table.Table[string, string] {
-	return table.Suppress(t, state.Buffer("buffer", serde.String, serde.String), b.timeLimit(), table.Limits{})
+	return table.Suppress(t, state.Buffer(b.named("buffer"), serde.String, serde.String), b.timeLimit(), table.Limits{})
 }
 
 func suppressThenCount(b *builder) {
-	by := processor.NewRepartition("by-key", serde.String, serde.String)
+	by := b.repartition("by-key")
 	g := table.GroupBy(b.suppressed(b.table("input", store{})), by,
 		func(k, v string) (string, string, bool) { return k, v, true })
-	emit(b, table.Count(g, state.KeyValue("count", serde.String, serde.Int64)), "output")
+	emit(b, table.Count(g, state.KeyValue(b.named("count"), serde.String, serde.Int64)), "output")
 }
 
 func suppressBeforeOuterJoin(b *builder) {

@@ -47,10 +47,10 @@ func windowAggregate(b *builder) {
 		w = w.EmitOnClose()
 	}
 	windowed := stream.WindowBy(grouped, w)
-	texts := state.Window("agg", serde.String, serde.String, w.MinRetention())
+	texts := state.Window(b.named("agg"), serde.String, serde.String, w.MinRetention())
 	switch b.Agg {
 	case "count":
-		s := state.Window("agg", serde.String, serde.Int64, w.MinRetention())
+		s := state.Window(b.named("agg"), serde.String, serde.Int64, w.MinRetention())
 		emitWindowed(b, stream.CountRecord(windowed, s), serde.Int64)
 	case "tostring":
 		s := texts.Initially(func() string { return "0" })
@@ -70,10 +70,10 @@ func sessionAggregate(b *builder, grouped *stream.Grouped[string, string]) {
 		w = w.EmitOnClose()
 	}
 	windowed := stream.SessionBy(grouped, w)
-	texts := state.Session("agg", serde.String, serde.String, w.MinRetention())
+	texts := state.Session(b.named("agg"), serde.String, serde.String, w.MinRetention())
 	switch b.Agg {
 	case "count":
-		s := state.Session("agg", serde.String, serde.Int64, w.MinRetention())
+		s := state.Session(b.named("agg"), serde.String, serde.Int64, w.MinRetention())
 		emitWindowed(b, stream.CountRecord(windowed, s), serde.Int64)
 	case "tostring":
 		s := texts.Initially(func() string { return "0" })
@@ -118,7 +118,7 @@ func emitWindowed[V any](b *builder, t *table.Table[state.Windowed[string], V], 
 		emit(b, t, "output")
 		return
 	}
-	buffer := state.Buffer("buffer", state.WindowedSerde(serde.String), values)
+	buffer := state.Buffer(b.named("buffer"), state.WindowedSerde(serde.String), values)
 	emit(b, table.SuppressUntilClose(t, buffer, table.Limits{}), "output-suppressed")
 	emit(b, t, "output-raw")
 }
