@@ -159,14 +159,14 @@ func (a *App) program(c Config, seams engine.Seams) engine.Program {
 		}
 		for _, st := range sub.stores {
 			s.Stores = append(s.Stores, engine.Store{
-				Name: st.Name(), Changelog: ChangelogTopic(a.id, st.Name()), Config: st.ChangelogConfig(),
+				Name: st.Name(), Changelog: StoreTopic(a.id, st), Config: st.ChangelogConfig(),
 			})
 		}
 		p.Subs = append(p.Subs, s)
 	}
 	opts := TaskOptions{
 		OnDecodeError: c.OnDecodeError, OnProcessError: c.OnProcessError, MaxTaskIdle: c.MaxTaskIdle,
-		Wrapper: c.Wrapper,
+		Wrapper: c.Wrapper, SilentEffects: c.SilentEffects,
 		OnSkipped: func(e *TaskError) {
 			c.Log.Warn("record left out", zap.Stringer("task", e.Task), zap.String("topic", e.Topic),
 				zap.Int32("partition", e.Partition), zap.Int64("offset", e.Offset), zap.String("operator", e.Operator))
@@ -201,7 +201,7 @@ func (a *App) program(c Config, seams engine.Seams) engine.Program {
 func (a *App) settings(c Config, seams engine.Seams) engine.Settings {
 	s := engine.Settings{
 		Brokers: c.Brokers, Kafka: c.Kafka, InstanceID: c.InstanceID, TransactionalID: c.TransactionalID,
-		InMemory: c.InMemory, ExactlyOnce: !c.AtLeastOnce, Workers: c.Workers,
+		InMemory: c.InMemory, ExactlyOnce: !c.AtLeastOnce, Workers: c.Workers, MaxCalls: c.MaxCalls,
 		CommitInterval: c.CommitInterval, TransactionTimeout: c.TransactionTimeout, SessionTimeout: c.SessionTimeout,
 		HeartbeatInterval: min(c.SessionTimeout/10, 3*time.Second), RebalanceTimeout: c.RebalanceTimeout,
 		LeaveOnStop: c.LeaveOnStop, QueueRecords: c.QueueRecords, QueueBytes: c.QueueBytes,

@@ -61,8 +61,10 @@ type node struct {
 	topic    string // sources and sinks: the declared name
 	internal *internalTopic
 	choices  []string // sinks that choose: the declared names
-	start    StartAt
-	open     func(t *Task) (*source, error) // sources
+	// deadLetter is the topic of an operator's own error policy, if any.
+	deadLetter string
+	start      StartAt
+	open       func(t *Task) (*source, error) // sources
 
 	// keySerde identifies how the keys of the partitioning were encoded, for sources and what keeps their keys;
 	// empty once the key was changed.

@@ -51,6 +51,11 @@ type Config struct {
 
 	// Wrapper runs around every operator; the default is none.
 	Wrapper Wrapper
+	// MaxCalls bounds the calls of stream.Async and stream.Gateway that are under way at the same time. Default: 64.
+	MaxCalls int
+	// SilentEffects makes no effects at stream.Gateway, which count as made: for processing old input again whose effects
+	// are known to the world. It is no part of what is stored.
+	SilentEffects bool
 
 	// Workers is how many tasks are processed at the same time. Default: GOMAXPROCS.
 	Workers int
@@ -128,6 +133,7 @@ func (c Config) withDefaults(app string) (Config, error) {
 		}
 	}
 	num(&c.Workers, runtime.GOMAXPROCS(0))
+	num(&c.MaxCalls, 64)
 	def(&c.CommitInterval, 100*time.Millisecond)
 	def(&c.SessionTimeout, 45*time.Second)
 	def(&c.RebalanceTimeout, time.Minute)
@@ -222,7 +228,7 @@ func (c Config) Validate() error {
 		name string
 		n    int64
 	}{
-		{"Workers", int64(c.Workers)}, {"QueueRecords", int64(c.QueueRecords)}, {"QueueBytes", int64(c.QueueBytes)},
+		{"Workers", int64(c.Workers)}, {"MaxCalls", int64(c.MaxCalls)}, {"QueueRecords", int64(c.QueueRecords)}, {"QueueBytes", int64(c.QueueBytes)},
 		{"FetchMaxBytes", int64(c.FetchMaxBytes)}, {"FetchMaxPartitionBytes", int64(c.FetchMaxPartitionBytes)},
 		{"MaxDecompressBytes", int64(c.MaxDecompressBytes)}, {"MaxRecordBytes", int64(c.MaxRecordBytes)},
 		{"StateBytes", c.StateBytes}, {"FlushBytes", c.FlushBytes}, {"Embedded.Partitions", int64(c.Embedded.Partitions)},
@@ -266,11 +272,11 @@ func (c Config) String() string {
 		brokers = "embedded"
 	}
 	return fmt.Sprintf("brokers=%s kafka=[%d options, not shown] state=%s in-memory=%v instance=%s transactional=%s "+
-		"at-least-once=%v on-decode-error=%v on-process-error=%v max-task-idle=%v workers=%d commit=%v session=%v "+
+		"at-least-once=%v on-decode-error=%v on-process-error=%v max-task-idle=%v max-calls=%d silent-effects=%v workers=%d commit=%v session=%v "+
 		"rebalance=%v transaction=%v leave-on-stop=%v queue=%d/%dB fetch=%dB/%dB decompress=%dB record=%dB "+
 		"state-bytes=%d flush=%dB/%v replication=%d purge=%v topic-check=%v accept-state-loss=%v",
 		brokers, len(c.Kafka), c.StateDir, c.InMemory, c.InstanceID, c.TransactionalID, c.AtLeastOnce,
-		c.OnDecodeError, c.OnProcessError, c.MaxTaskIdle, c.Workers, c.CommitInterval, c.SessionTimeout,
+		c.OnDecodeError, c.OnProcessError, c.MaxTaskIdle, c.MaxCalls, c.SilentEffects, c.Workers, c.CommitInterval, c.SessionTimeout,
 		c.RebalanceTimeout, c.TransactionTimeout, c.LeaveOnStop, c.QueueRecords, c.QueueBytes, c.FetchMaxBytes,
 		c.FetchMaxPartitionBytes, c.MaxDecompressBytes, c.MaxRecordBytes, c.StateBytes, c.FlushBytes, c.FlushInterval,
 		c.ReplicationFactor, c.PurgeInterval, c.TopicCheckInterval, c.AcceptStateLoss)

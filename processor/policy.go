@@ -73,6 +73,8 @@ func deadLetter(topic string, raw *task.Record, e *TaskError) task.Output {
 		kind = "decode"
 	case errors.Is(e.Err, ErrPanic):
 		kind = "panic"
+	case errors.Is(e.Err, ErrCall):
+		kind = "call"
 	}
 	message := e.Err.Error()
 	if len(message) > deadLetterMessageBytes {

@@ -80,9 +80,10 @@ func (c *Context[K2, V2]) StreamTime() (time.Time, bool) { return c.t.StreamTime
 // records. What is computed from it is not the same at a replay.
 func (c *Context[K2, V2]) WallClock() time.Time { return time.UnixMilli(c.t.wall).UTC() }
 
-// Source returns where the input record that is in process came from; ok is false inside a timer.
+// Source returns where the input record that is in process came from; ok is false inside a timer, and for a record that a
+// timer made and that has waited since.
 func (c *Context[K2, V2]) Source() (topic string, partition int32, offset int64, ok bool) {
-	if c.t.record == nil {
+	if c.t.record == nil || c.t.record.Topic == "" {
 		return "", 0, 0, false
 	}
 	return c.t.record.Topic, c.t.record.Partition, c.t.record.Offset, true

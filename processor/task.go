@@ -35,6 +35,11 @@ type Task struct {
 	timers     timers
 	closers    []closer
 
+	waiters  []waiter             // operators of records that wait
+	underway map[string]*underway // by store
+	answers  []task.Result        // of calls, to be processed
+	applied  []task.Result        // processed since the last boundary
+
 	memo   map[any]any
 	at     *node
 	record *task.Record // in process; nil inside a timer
@@ -56,6 +61,8 @@ type TaskOptions struct {
 	MaxTaskIdle time.Duration
 	// Wrapper runs around every operator; it may be nil.
 	Wrapper Wrapper
+	// SilentEffects makes no calls for stream.Gateway: their effects count as made.
+	SilentEffects bool
 	// Replicas are the topology's global tables, by the names of their stores.
 	Replicas map[string]*state.Replica
 	// OnSkipped is called for each record that a policy left out; it may be nil.
@@ -162,7 +169,7 @@ func (t *Task) Start(committed []task.Offset, metadata string, wallMillis int64)
 	t.wall = wallMillis
 	t.memo = make(map[any]any)
 	t.timers = timers{}
-	t.closers = nil
+	t.closers, t.waiters = nil, nil
 	for _, in := range t.inputs {
 		in.queue, in.head, in.bytes = nil, 0, 0
 		in.next, in.fetched, in.end = -1, -1, -1
@@ -258,9 +265,12 @@ func (t *Task) Queued(topic string) (records, bytes int) {
 func (t *Task) Step(limit int, wallMillis int64) (n int, retryMillis int64, err error) {
 	t.release()
 	t.wall = wallMillis
+	if err := t.serve(); err != nil {
+		return 0, 0, err
+	}
 	for n < limit {
 		in, retry := t.choose(wallMillis)
-		if in == nil {
+		if in == nil || len(t.waiters) > 0 && t.blocked(in.node) {
 			return n, retry, nil
 		}
 		raw := &in.queue[in.head]
@@ -360,8 +370,8 @@ func (t *Task) patience(l lack) int64 {
 
 // process runs one record through the topology, under the application's policies.
 func (t *Task) process(in *input, raw *task.Record) error {
-	undoable := t.opts.OnDecodeError.kind != policyFail || t.opts.OnProcessError.kind != policyFail
-	outputs, drops, streamTime := len(t.outputs), t.drops, t.streamTime
+	undoable := t.undoable()
+	m := t.mark()
 	if undoable {
 		t.layers.Savepoint()
 		t.timers.savepoint()
@@ -386,24 +396,12 @@ func (t *Task) process(in *input, raw *task.Record) error {
 	}
 	e := t.fail("", err)
 	t.record = nil
-	policy := t.opts.OnProcessError
-	if errors.Is(err, ErrDecode) {
-		policy = t.opts.OnDecodeError
-	}
+	policy := t.policyFor(err)
 	if policy.kind == policyFail || t.layers.Err() != nil {
 		return e // nor is it the record's fault that the disk cannot be read
 	}
-	clear(t.outputs[outputs:])
-	t.outputs, t.drops, t.streamTime = t.outputs[:outputs], drops, streamTime
-	t.layers.Rollback()
-	t.timers.rollback()
-	t.drops[DropFailed]++
-	if policy.kind == policyDeadLetter {
-		t.outputs = append(t.outputs, deadLetter(policy.topic, raw, e))
-	}
-	if t.opts.OnSkipped != nil {
-		t.opts.OnSkipped(e)
-	}
+	t.undo(m)
+	t.leaveOut(policy, raw, e)
 	return nil
 }
 
@@ -459,6 +457,7 @@ func (t *Task) Boundary() task.Batch {
 func (t *Task) Commit(positions []state.Position, wallMillis int64) {
 	t.release()
 	t.layers.Commit(positions, wallMillis)
+	t.endCalls()
 	t.endBatch()
 }
 
@@ -475,6 +474,7 @@ func (t *Task) endBatch() {
 // Abort implements task.Machine.
 func (t *Task) Abort(committed []task.Offset, metadata string, wallMillis int64) error {
 	t.layers.Drop()
+	t.undoCalls()
 	err := t.Close()
 	clear(t.outputs)
 	t.outputs, t.taken = t.outputs[:0], false

@@ -143,10 +143,13 @@ func (t *Task) Punctuate(wallMillis int64) (nextMillis int64, err error) {
 	if err := t.fire(WallClock, wallMillis); err != nil {
 		return 0, err
 	}
+	if err := t.serve(); err != nil {
+		return 0, err
+	}
 	for _, tm := range t.timers.all {
 		if !tm.gone && tm.kind == WallClock && (nextMillis == 0 || tm.next < nextMillis) {
 			nextMillis = tm.next
 		}
 	}
-	return nextMillis, nil
+	return t.soonest(nextMillis), nil
 }

@@ -146,6 +146,15 @@ func RepartitionTopic(app, name string) string { return app + "-" + name + "-rep
 // ChangelogTopic returns the name on the broker of the changelog of an application's store.
 func ChangelogTopic(app, store string) string { return app + "-" + store + "-changelog" }
 
+// StoreTopic returns the name on the broker of the topic that keeps an application's store: that of ChangelogTopic, and
+// another one for stores of state.KindEffects, which a reset must not delete.
+func StoreTopic(app string, spec state.AnySpec) string {
+	if spec.Kind() == state.KindEffects {
+		return app + "-" + spec.Name() + "-effects"
+	}
+	return ChangelogTopic(app, spec.Name())
+}
+
 // RepartitionAs returns the repartition topic r for records with other values than its declaration says, such as the
 // changes of a table. It is for writing operators.
 func RepartitionAs[V2, K, V any](r *Repartition[K, V], value serde.Serde[V2]) *Repartition[K, V2] {

@@ -173,6 +173,9 @@ func (t *Topology) Stores(sub string) []state.AnySpec {
 func (s *subTopology) sinks() []string {
 	var names []string
 	for _, n := range s.nodes {
+		if n.deadLetter != "" {
+			names = append(names, n.deadLetter)
+		}
 		if n.kind != "sink" || n.internal != nil {
 			continue
 		}

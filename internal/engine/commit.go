@@ -153,6 +153,7 @@ func (t *taskRun) input(topic string) *input {
 func (s *session) applyCommit(batches []pending) {
 	wall := s.e.wallMillis()
 	s.spread(len(batches), func(i int) { batches[i].apply(wall) })
+	s.makeCalls(batches, wall)
 }
 
 func (b *pending) apply(wall int64) {

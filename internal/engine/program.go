@@ -97,6 +97,9 @@ type Settings struct {
 	LeaveOnStop bool
 	// MaxTaskIdle is interpreted by the tasks; the engine only wakes them.
 
+	// MaxCalls bounds the calls that are under way at the same time; below 1 it is 1.
+	MaxCalls int
+
 	// QueueRecords and QueueBytes bound what is queued per input partition before its fetching pauses.
 	QueueRecords int
 	QueueBytes   int

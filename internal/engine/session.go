@@ -66,6 +66,7 @@ type session struct {
 	woken      bool
 	pollCancel context.CancelFunc
 
+	calls     *callPool
 	commits   int
 	aborts    int // in a row
 	inTxn     bool
@@ -105,6 +106,7 @@ func newSession(e *Engine) *session {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.patience, s.giveUp = context.WithCancel(s.ctx)
+	s.calls = newCallPool(s, e.cfg.MaxCalls)
 	return s
 }
 
@@ -368,6 +370,7 @@ func (s *session) cycle() error {
 // stop ends the session cleanly: the last commit, then the flushes of close.
 func (s *session) stop() error {
 	s.e.setState(StateStopping)
+	s.calls.stop()
 	if err := s.failed(); err != nil {
 		return s.abandon(err)
 	}
@@ -427,6 +430,7 @@ func (s *session) close(err error) error {
 		s.retire(t, !drop)
 	}
 	s.async.Wait()
+	s.calls.wait(s.log)
 	// Whatever was posted and not called belongs to tasks that are closed by now.
 	if s.plain != nil {
 		if s.e.cfg.LeaveOnStop && !drop && s.cl != nil {

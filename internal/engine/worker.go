@@ -23,7 +23,8 @@ type taskRun struct {
 	log    *zap.Logger
 	pace   int // how many records a step may process; 0: not measured yet
 
-	cancel    context.CancelFunc // of its start
+	life      context.Context    // ends when the task goes
+	cancel    context.CancelFunc // of life
 	startDone chan struct{}      // closed when its start is over; nil: not started
 	running   bool               // its machine exists and may be run by workers
 
@@ -38,6 +39,9 @@ type taskRun struct {
 	sender    sender // of outputs
 	nextTimer int64  // of Punctuate
 	held      int64  // bytes it counts for in session.uncommitted
+
+	answersMu sync.Mutex
+	answers   []task.Result // shared: results of calls, from their goroutines to the worker
 
 	flush     *flushJob // under way, or nil
 	unflushed int64     // bytes it counts for in session.unflushed
@@ -227,6 +231,9 @@ func (t *taskRun) hasInbox() bool {
 	if !t.running {
 		return false
 	}
+	if t.hasAnswers() {
+		return true
+	}
 	for _, in := range t.inputs {
 		in.mu.Lock()
 		n := len(in.inbox)
@@ -243,6 +250,9 @@ func (s *session) runSlice(t *taskRun, scratch *[]task.Record) (more bool, err e
 	wall := s.e.wallMillis()
 	t.takeInbox(scratch)
 	t.dirty = true
+	if err := t.complete(wall); err != nil {
+		return false, err
+	}
 	for step := 0; ; step++ {
 		limit := t.stepLimit()
 		began := time.Now()

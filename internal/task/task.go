@@ -6,7 +6,9 @@
 package task
 
 import (
+	"context"
 	"fmt"
+	"time"
 
 	"tailrace.dev/state"
 )
@@ -86,6 +88,32 @@ type Batch struct {
 	Processed int
 }
 
+// Call is a call to something outside that a committed record waits for. The shell makes it, in a goroutine of its own,
+// and hands the result to Machine.Complete; a shell that stops first drops it, and the record's next owner makes it again.
+type Call struct {
+	// Operator names what makes the call, by its store, and Number tells the call from all others of the operator in
+	// the task.
+	Operator string
+	Number   int64
+	// ID is the call's idempotency key.
+	ID string
+	// Limit bounds how many calls of the operator are under way in the process at the same time; 0: no bound of its own.
+	Limit int
+	// Timeout bounds the call.
+	Timeout time.Duration
+	// Do makes the call. It may run in any goroutine, and does not panic.
+	Do func(ctx context.Context) Result
+}
+
+// Result is what came of a Call.
+type Result struct {
+	Operator string
+	Number   int64
+	// Value is what the call returned, for the operator to know the type of.
+	Value any
+	Err   error
+}
+
 // Machine is a task as the shell drives it. It is single-threaded: the caller serialises all calls.
 //
 // The life of a machine: Start once; then any number of Enqueue, Step and Punctuate; then Boundary, whose batch the
@@ -114,7 +142,7 @@ type Machine interface {
 	// Punctuate runs the wall-clock timers that are due, and returns the time of the next one (0: none).
 	Punctuate(wallMillis int64) (nextMillis int64, err error)
 	// Outputs hands out what was forwarded to topics since the last call, in order. The slice is valid until the
-	// next Step or Punctuate; the outputs' bytes stay valid.
+	// next Step, Punctuate or Complete; the outputs' bytes stay valid.
 	Outputs() []Output
 
 	// Boundary ends the batch. Nothing else but Commit or Abort may follow.
@@ -127,6 +155,14 @@ type Machine interface {
 	// instances; the task starts afresh from the committed rows, as Start does. The caller rewinds the input to the
 	// committed offsets that it passes.
 	Abort(committed []Offset, metadata string, wallMillis int64) error
+
+	// Calls hands out the calls that committed records wait for, and that were not handed out before. It is called after
+	// Commit, before anything else. Each is answered by Complete, or dropped with the machine: Abort does not take
+	// it back. An error is that of a read.
+	Calls(wallMillis int64) ([]Call, error)
+	// Complete processes the results of calls, as Step does records; those of calls that it does not know are ignored. It
+	// keeps what it cannot process yet for a later Step or Complete. Results of a batch that is aborted count again.
+	Complete(results []Result, wallMillis int64) error
 
 	// Layers returns the rows of the task that are not yet in its backend: see state.Layers for flushing.
 	Layers() *state.Layers

@@ -62,22 +62,30 @@ func CommitManually() Option { return func(d *Driver) { d.manual = true } }
 
 // Driver runs a topology. It is used by one goroutine.
 type Driver struct {
-	t        TB
-	topology *processor.Topology
-	app      string
-	wall     time.Time
-	opts     processor.TaskOptions
-	manual   bool
+	t           TB
+	topology    *processor.Topology
+	app         string
+	wall        time.Time
+	opts        processor.TaskOptions
+	manual      bool
+	manualCalls bool
 
 	tasks     []*driven
 	readers   map[string][]*driven      // by topic on the broker
 	globals   map[string]*state.Replica // by topic
 	next      map[string]int64          // next offset by topic
 	committed map[string][]processor.Output
-	pending   []processor.Output    // produced since the last commit
-	log       []processor.RawRecord // inputs since the last commit
+	pending   []processor.Output // produced since the last commit
+	log       []logged           // inputs that are not committed
+	calls     []call             // handed out and not made
 	skipped   []*processor.TaskError
 	failed    error
+}
+
+// logged is an input record that was not processed by a committed batch.
+type logged struct {
+	record processor.RawRecord
+	routed bool // an output of the batch in progress, gone with it
 }
 
 // driven is one task with what would be its changelogs and committed offsets.
@@ -206,7 +214,6 @@ func (d *Driver) pipe(records ...processor.RawRecord) error {
 	if d.failed != nil {
 		return fmt.Errorf("processortest: the driver has failed; Crash starts it again: %w", d.failed)
 	}
-	logged := len(d.log)
 	for i := range records {
 		r := &records[i]
 		global := d.globals[r.Topic]
@@ -222,11 +229,15 @@ func (d *Driver) pipe(records ...processor.RawRecord) error {
 			}
 			continue
 		}
-		d.log = append(d.log, *r)
+		d.log = append(d.log, logged{record: *r})
 		d.enqueue(*r)
 	}
 	if err := d.settle(len(records)); err != nil {
-		d.log = d.log[:logged] // they would fail again
+		d.log = slices.DeleteFunc(d.log, func(l logged) bool { // they would fail again
+			return slices.ContainsFunc(records, func(r processor.RawRecord) bool {
+				return l.record.Topic == r.Topic && l.record.Offset == r.Offset
+			})
+		})
 		return err
 	}
 	return nil
@@ -244,9 +255,30 @@ const maxSteps = 1_000_000
 // ErrEndless is the failure of a topology that feeds its own input without end.
 var ErrEndless = errors.New("processortest: the records do not come to rest: the topology writes to its own input")
 
-// settle processes until nothing is queued, and commits.
+// settle processes until nothing is queued, and commits; then the calls, and what follows from them.
 func (d *Driver) settle(records int) error {
-	steps := 0
+	left := maxSteps * max(1, records)
+	for {
+		if err := d.process(&left); err != nil {
+			return err
+		}
+		if d.manual {
+			return nil
+		}
+		if err := d.commit(); err != nil {
+			return err
+		}
+		if d.manualCalls || len(d.calls) == 0 {
+			return nil
+		}
+		if err := d.makeCalls(&left); err != nil {
+			return err
+		}
+	}
+}
+
+// process steps until nothing that can be processed is queued.
+func (d *Driver) process(left *int) error {
 	for busy := true; busy; {
 		busy = false
 		for _, dr := range d.tasks {
@@ -257,14 +289,11 @@ func (d *Driver) settle(records int) error {
 			}
 			d.route(dr)
 			busy = busy || n > 0
-			if steps += n; steps > maxSteps*max(1, records) {
+			if *left -= n; *left < 0 {
 				d.fail(ErrEndless)
 				return ErrEndless
 			}
 		}
-	}
-	if !d.manual {
-		d.Commit()
 	}
 	return nil
 }
@@ -286,16 +315,32 @@ func (d *Driver) route(dr *driven) {
 			Key: out.Key, Value: out.Value, Headers: out.Headers,
 		}
 		d.next[out.Topic]++
+		d.log = append(d.log, logged{record: r, routed: true})
 		d.enqueue(r)
 	}
 }
 
 // Commit makes everything since the last commit durable and its outputs visible. It is needed after CommitManually only.
+// Calls that the committed records wait for are made, but with CallManually; what follows from them is part of the
+// next commit.
 func (d *Driver) Commit() {
 	d.t.Helper()
 	if d.failed != nil {
 		d.t.Fatalf("processortest: nothing to commit after a failure: %v", d.failed)
 	}
+	err := d.commit()
+	if err == nil && !d.manualCalls && len(d.calls) > 0 {
+		left := maxSteps
+		if err = d.makeCalls(&left); err == nil {
+			err = d.settle(0)
+		}
+	}
+	if err != nil {
+		d.t.Fatalf("processortest: %v", err)
+	}
+}
+
+func (d *Driver) commit() error {
 	for _, dr := range d.tasks {
 		b := dr.task.Boundary()
 		for _, c := range b.Changes {
@@ -315,7 +360,17 @@ func (d *Driver) Commit() {
 	for _, out := range d.pending {
 		d.committed[out.Topic] = append(d.committed[out.Topic], out)
 	}
-	d.pending, d.log = nil, nil
+	d.pending = nil
+	// Records that wait because an operator takes no more are still to come.
+	d.log = slices.DeleteFunc(d.log, func(l logged) bool {
+		return !slices.ContainsFunc(d.readers[l.record.Topic], func(dr *driven) bool {
+			return dr.offsets[l.record.Topic] <= l.record.Offset
+		})
+	})
+	for i := range d.log {
+		d.log[i].routed = false
+	}
+	return d.takeCalls()
 }
 
 func (dr *driven) committedOffsets() []processor.Offset {
@@ -333,8 +388,13 @@ func (dr *driven) committedOffsets() []processor.Offset {
 // comes back. It also mends a driver that has failed: the records of the call that failed are left out.
 func (d *Driver) Crash() {
 	d.t.Helper()
-	d.pending, d.failed = nil, nil
-	replay := d.log
+	d.pending, d.failed, d.calls = nil, nil, nil
+	var replay []processor.RawRecord
+	for _, l := range d.log {
+		if !l.routed {
+			replay = append(replay, l.record)
+		}
+	}
 	d.log = nil
 	for _, dr := range d.tasks {
 		// No Close: a killed process does not get to call it.
