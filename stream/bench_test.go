@@ -146,7 +146,11 @@ func TestAllocationsPerRecord(t *testing.T) {
 		f := newFeeder(t, w.declare)
 		got := testing.AllocsPerRun(50, f.feed) / feedBatch
 		t.Logf("%s: %.3f allocations a record", w.name, got)
-		if got > w.allocs+0.05 {
+		slack := 0.05
+		if w.allocs > 0 {
+			slack = 1 // encoding/json pools what it uses, and the race detector empties pools at random
+		}
+		if got > w.allocs+slack {
 			t.Errorf("%s: %.3f allocations a record, want at most %v", w.name, got, w.allocs)
 		}
 	}

@@ -194,10 +194,10 @@ func TestOpeningMarker(t *testing.T) {
 	marker := func(content string) files {
 		return whole.files.with(openingFile, file{[]byte(content), int64(len(content))})
 	}
-	if whole.check(t, marker("attempt 2 fresh false\n"), testOptions()) {
-		t.Error("two killed openings made healthy files count as damaged")
+	if whole.check(t, marker(fmt.Sprintf("attempt %d fresh false\n", maxOpenings-1)), testOptions()) {
+		t.Error("a few killed openings made healthy files count as damaged")
 	}
-	for _, content := range []string{"attempt 3 fresh false\n", "nonsense", ""} {
+	for _, content := range []string{fmt.Sprintf("attempt %d fresh false\n", maxOpenings), "nonsense", ""} {
 		if !whole.check(t, marker(content), testOptions()) {
 			t.Errorf("the marker %q went unnoticed", content)
 		}

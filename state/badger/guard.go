@@ -44,7 +44,7 @@ const (
 // maxOpenings is how often in a row the process may end while a directory is opened before that counts as damage. It is
 // more than one because a process that is killed while it opens healthy files should not have to restore them, and no
 // known damage ends the process.
-const maxOpenings = 3
+const maxOpenings = 8
 
 var guardMagic = [8]byte{'T', 'R', 'G', 'U', 'A', 'R', 'D', formatVersion}
 
