@@ -6,9 +6,9 @@ import (
 	"slices"
 )
 
-// spanLists keeps, for keys that were asked about, which windows they have, so that an operator which looks around each
-// record's time need not scan. Like the object cache it holds nothing of its own: a list goes when a write of its key is
-// undone.
+// spanLists keeps, for keys that were asked about, which windows they have, so that an operator which looks around
+// each record's time need not scan. Like the object cache it holds nothing of its own: a list goes when a write of its
+// key is undone.
 type spanLists struct {
 	objectCache[*spanList]
 	used bool
@@ -61,6 +61,8 @@ func (l *spanLists) note(rowKey []byte, anchor int64, row SpanRow, put bool) {
 	}
 }
 
+func compareAnchor(r anchoredSpan, anchor int64) int { return cmp.Compare(r.anchor, anchor) }
+
 func compareAnchored(a, b anchoredSpan) int {
 	if c := cmp.Compare(a.anchor, b.anchor); c != 0 {
 		return c
@@ -91,7 +93,7 @@ func (s *timedStore[K, V]) spans(dst []SpanRow, k K, from, to int64) ([]SpanRow,
 	} else if list, err = s.readList(key, lo); err != nil {
 		return dst, err
 	}
-	at, _ := slices.BinarySearchFunc(list.rows, lo, func(r anchoredSpan, lo int64) int { return cmp.Compare(r.anchor, lo) })
+	at, _ := slices.BinarySearchFunc(list.rows, lo, compareAnchor)
 	for _, r := range list.rows[at:] {
 		if r.anchor >= hi {
 			break
@@ -134,7 +136,7 @@ func (s *timedStore[K, V]) trim(list *spanList) {
 	if len(list.rows) < few || list.rows[len(list.rows)/2].anchor >= e {
 		return
 	}
-	at, _ := slices.BinarySearchFunc(list.rows, e, func(r anchoredSpan, e int64) int { return cmp.Compare(r.anchor, e) })
+	at, _ := slices.BinarySearchFunc(list.rows, e, compareAnchor)
 	list.rows = slices.Delete(list.rows, 0, at)
 	list.from = max(list.from, e)
 }

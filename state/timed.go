@@ -16,8 +16,8 @@ import (
 //	KindRow ‖ slice ‖ key ‖ anchor ‖ other end of the window
 //
 // with slice = ⌊anchor / interval⌋ and the times as big-endian int64 with the sign bit turned over, so that bytes sort
-// as numbers do. The largest time that the store has seen, and the interval that its rows were written with, are a row of
-// the library's own, which is written again whenever the time moves, so that no retention outruns it.
+// as numbers do. The largest time that the store has seen, and the interval that its rows were written with, are a row
+// of the library's own, which is written again whenever the time moves, so that no retention outruns it.
 type timedStore[K, V any] struct {
 	spec     *timedSpec[K, V]
 	sessions bool
@@ -277,8 +277,8 @@ func (s *timedStore[K, V]) Take(w Windowed[K]) (v V, timeMillis int64, ok bool, 
 }
 
 // Set puts v under a key and window, with the time of the record in process. It copies v by encoding it; v stays the
-// caller's. The store has then seen the start of the window, or the end of the session; a row that is expired when it is
-// put is not found again.
+// caller's. The store has then seen the start of the window, or the end of the session; a row that is expired when it
+// is put is not found again.
 func (s *timedStore[K, V]) Set(w Windowed[K], v V) error {
 	return s.SetAt(w, v, s.env.RecordTimeMillis())
 }

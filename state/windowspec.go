@@ -52,8 +52,8 @@ func (s *timedSpec[K, V]) SerdeIDs() (key, value string) { return serde.ID(s.key
 // windowstore.changelog.additional.retention.ms.)
 const changelogSlack = 24 * time.Hour
 
-// ChangelogConfig implements AnySpec: rows leave the changelog a day after they may leave the store, by the wall clock. A
-// store that keeps its rows for ever has a changelog that is only compacted.
+// ChangelogConfig implements AnySpec: rows leave the changelog a day after they may leave the store, by the wall
+// clock. A store that keeps its rows for ever has a changelog that is only compacted.
 func (s *timedSpec[K, V]) ChangelogConfig() map[string]string {
 	c := map[string]string{"cleanup.policy": "compact"}
 	if s.retention < Forever-changelogSlack {
@@ -102,8 +102,8 @@ func Window[K, V any](
 	return &WindowSpec[K, V]{newTimedSpec(name, key, value, retention)}
 }
 
-// Initially returns the spec with a function that makes the value that an aggregation of an unseen key and window starts
-// from. Without it that is the zero value of V. The function must return a fresh value at each call.
+// Initially returns the spec with a function that makes the value that an aggregation of an unseen key and window
+// starts from. Without it that is the zero value of V. The function must return a fresh value at each call.
 func (s WindowSpec[K, V]) Initially(f func() V) *WindowSpec[K, V] {
 	s.initially = f
 	return &s

@@ -10,8 +10,8 @@ import (
 // progress included. It belongs to the task and must not be used outside of the calls that the task makes.
 //
 // A row expires when the store has seen a time that is the spec's retention or more after the start of its window:
-// reads do not find it any more, and its slice of time is removed from the disk as a whole later. The store has seen the
-// starts of the windows that were put, and what Observe told it. (Kafka Streams: WindowStore.)
+// reads do not find it any more, and its slice of time is removed from the disk as a whole later. The store has seen
+// the starts of the windows that were put, and what Observe told it. (Kafka Streams: WindowStore.)
 //
 // Errors of its methods are those of the serdes, which are the caller's to judge, or of the local state, which are best
 // returned: the task stops, and its work is done again from the last commit.
@@ -128,8 +128,8 @@ func (s *SessionStore[K, V]) find(
 	return s.entries(k, earliestEnd, math.MaxInt64, reverse, func(w Span) bool { return w.StartMillis <= latestStart })
 }
 
-// Spans appends the sessions of a key that end at earliestEndMillis or later to dst, in the order of their ends, without
-// decoding values. Sessions that have just expired are among them. It is for operators.
+// Spans appends the sessions of a key that end at earliestEndMillis or later to dst, in the order of their ends,
+// without decoding values. Sessions that have just expired are among them. It is for operators.
 func (s *SessionStore[K, V]) Spans(dst []SpanRow, k K, earliestEndMillis int64) ([]SpanRow, error) {
 	return s.spans(dst, k, earliestEndMillis, math.MaxInt64)
 }

@@ -74,7 +74,8 @@ func TestWindowRowBytes(t *testing.T) {
 	e := newEnv(t, hourly, visits)
 	must(t, openWindows(t, e, hourly).SetAt(windowed("ann", 3_600_000, 3_660_000), 7, 3_600_001))
 	must(t, openSessions(t, e, visits).SetAt(windowed("ann", 3_600_000, 3_660_000), 7, 3_660_000))
-	must(t, openWindows(t, e, hourly).SetAt(state.Windowed[string]{Key: "", Span: state.Span{StartMillis: -1}.Hidden()}, 1, 2))
+	hidden := state.Windowed[string]{Key: "", Span: state.Span{StartMillis: -1}.Hidden()}
+	must(t, openWindows(t, e, hourly).SetAt(hidden, 1, 2))
 	var got []string
 	e.layers.Changes(func(store int, key, row []byte) {
 		got = append(got, fmt.Sprintf("%d %s %s", store, hex.EncodeToString(key), hex.EncodeToString(row)))
@@ -84,7 +85,8 @@ func TestWindowRowBytes(t *testing.T) {
 		// the clock: its time, and slices of half an hour
 		"0 0074" + " 0100000000000036ee80" + "00000000001b7740",
 		// slice -1, the empty key, start -1, the smallest end
-		"0 01" + "7fffffffffffffff" + "" + "7fffffffffffffff" + "0000000000000000" + " 01000000000000000002" + "0000000000000001",
+		"0 01" + "7fffffffffffffff" + "" + "7fffffffffffffff" + "0000000000000000" +
+			" 01000000000000000002" + "0000000000000001",
 		// slice 2, key, start, end
 		"0 01" + "8000000000000002" + "616e6e" + "800000000036ee80" + "800000000037d8e0" +
 			" 0100000000000036ee81" + "0000000000000007",
@@ -168,7 +170,8 @@ func TestWindowStore(t *testing.T) {
 	if n := strings.Count(list(t, s.All()), "="); n != 7 {
 		t.Errorf("All gives %d rows, want 7", n)
 	}
-	for range s.All() {
+	for _, err := range s.All() {
+		must(t, err)
 		break // an iteration may end early
 	}
 }
@@ -194,8 +197,8 @@ func TestSessionStore(t *testing.T) {
 	check(t, "Spans", fmt.Sprint(spans), "[30/45 100/100 5/200]")
 }
 
-// Rows expire by the times that the store has seen: reads do not find them at once, and a commit and a flush later their
-// slices are gone from the backend, without a write for each.
+// Rows expire by the times that the store has seen: reads do not find them at once, and a commit and a flush later
+// their slices are gone from the backend, without a write for each.
 func TestWindowExpiry(t *testing.T) {
 	b := memory.New()
 	e := newEnvOver(t, b, hourly)

@@ -32,10 +32,10 @@ func Group[K, V any](s *Stream[K, V]) *Grouped[K, V] {
 	return &Grouped[K, V]{s}
 }
 
-// Count counts the records of each key, or of each key and window. Records without a key, and tombstones, are dropped and
-// counted. Each record updates the table; the time of a row is the largest of its records', and for sessions the end.
-// (Kafka Streams: count of KGroupedStream, TimeWindowedKStream and SessionWindowedKStream. By windows, Kafka Streams
-// counts records without a value, too: that is CountRecord.)
+// Count counts the records of each key, or of each key and window. Records without a key, and tombstones, are dropped
+// and counted. Each record updates the table; the time of a row is the largest of its records', and for sessions the
+// end. (Kafka Streams: count of KGroupedStream, TimeWindowedKStream and SessionWindowedKStream. By windows, Kafka
+// Streams counts records without a value, too: that is CountRecord.)
 func Count[K, V, RK any](g Grouping[K, V, RK], store state.Spec[RK, int64]) *table.Table[RK, int64] {
 	return fold(g, store, counting[K, V]())
 }
@@ -62,9 +62,9 @@ func counting[K, V any]() aggregation[K, V, int64] {
 }
 
 // Aggregate folds the records of each key, or of each key and window, into a value: f makes the next value of the last
-// one, the key and the record's value. It starts at the zero value, or at what the store's spec says by Initially. f owns
-// its first argument and may change it in place and return it; it must not change the others, nor what it has put of them
-// into the first: other operators hold them too.
+// one, the key and the record's value. It starts at the zero value, or at what the store's spec says by Initially. f
+// owns its first argument and may change it in place and return it; it must not change the others, nor what it has put
+// of them into the first: other operators hold them too.
 //
 // Records without a key, and tombstones, are dropped and counted. The time of a row is the largest of its records'.
 // Sessions need a function that merges two: see AggregateSessions. (Kafka Streams: KGroupedStream#aggregate and
@@ -102,9 +102,9 @@ func AggregateRecord[K, V, RK, A any](
 		}})
 }
 
-// Reduce combines the values of each key, or of each key and window: the first is stored as it is, and f makes the next
-// value of the last one and the record's; it also makes one value of those of two sessions that merge, the earlier first.
-// f owns its first argument.
+// Reduce combines the values of each key, or of each key and window: the first is stored as it is, and f makes the
+// next value of the last one and the record's; it also makes one value of those of two sessions that merge, the
+// earlier first. f owns its first argument.
 //
 // The rest is as in Aggregate. (Kafka Streams: reduce of KGroupedStream, TimeWindowedKStream and
 // SessionWindowedKStream.)

@@ -14,9 +14,9 @@ import (
 //	Cogroup(Accounts, With(orders, Account.order), With(payments, Account.pay))
 //
 // The streams are grouped in one way, by keys or by the same windows, and must be partitioned alike by equally encoded
-// keys. Records without a key, and tombstones, are dropped and counted; the rest is as in Aggregate. The operator has one
-// stream time, made of the records of all its inputs. (Kafka Streams: CogroupedKStream, where each input has a stream time
-// of its own.)
+// keys. Records without a key, and tombstones, are dropped and counted; the rest is as in Aggregate. The operator has
+// one stream time, made of the records of all its inputs. (Kafka Streams: CogroupedKStream, where each input has a
+// stream time of its own.)
 //
 // Sessions need a function that merges two: see CogroupSessions.
 func Cogroup[RK, A any](

@@ -15,8 +15,8 @@ import (
 //
 //	KindIndex ‖ 'e' ‖ first ‖ second ‖ key
 //
-// with the start and the end of windows, the end and the start of sessions, as big-endian int64 with the sign bit turned
-// over. A window stays in it until it has been emitted, whatever has become of the stream time.
+// with the start and the end of windows, the end and the start of sessions, as big-endian int64 with the sign bit
+// turned over. A window stays in it until it has been emitted, whatever has become of the stream time.
 type pending[K any] struct {
 	rows *state.Rows
 	key  serde.Serde[K]

@@ -8,9 +8,10 @@ import (
 
 // foldSliding aggregates by sliding windows.
 //
-// For each record the windows around it are updated, and at most three are made: the one that ends at the record, of the
-// content that it shares with the window before; the one that starts after the record, of the content that later records
-// have put into the window around it; and the one that starts after the record before, if this record is its first.
+// For each record the windows around it are updated, and at most three are made: the one that ends at the record, of
+// the content that it shares with the window before; the one that starts after the record, of the content that later
+// records have put into the window around it; and the one that starts after the record before, if this record is its
+// first.
 //
 // A window that has closed takes no more records, yet windows still to come are made of its content. So what a late
 // record adds to it is kept in a hidden row beside its own, which no one else sees.

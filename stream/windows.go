@@ -50,9 +50,9 @@ func millis(what string, d time.Duration, least int64) (int64, error) {
 // aligned to the epoch; the start belongs to the window, the end to the next. (Kafka Streams: TimeWindows.)
 func Tumbling(size time.Duration) Windows { return Hopping(size, size) }
 
-// Hopping returns windows of a fixed size that start at each multiple of advance since the epoch, so that a record belongs
-// to several when advance is smaller than size. The start belongs to the window, the end does not. (Kafka Streams:
-// TimeWindows#advanceBy.)
+// Hopping returns windows of a fixed size that start at each multiple of advance since the epoch, so that a record
+// belongs to several when advance is smaller than size. The start belongs to the window, the end does not. (Kafka
+// Streams: TimeWindows#advanceBy.)
 func Hopping(size, advance time.Duration) Windows {
 	w := Windows{kind: hopping}
 	w.size, w.err = millis("size of the windows", size, 1)
@@ -67,9 +67,10 @@ func Hopping(size, advance time.Duration) Windows {
 }
 
 // Sliding returns windows that move over the records continuously: two records of a key are in a window together when
-// their times differ by difference or less. There is a window for each different content: one that ends at each record's
-// time, and one that starts a millisecond after it, if there are later records for it. Both ends belong to the window.
-// Records less than difference after the epoch share the window that starts there. (Kafka Streams: SlidingWindows.)
+// their times differ by difference or less. There is a window for each different content: one that ends at each
+// record's time, and one that starts a millisecond after it, if there are later records for it. Both ends belong to
+// the window. Records less than difference after the epoch share the window that starts there. (Kafka Streams:
+// SlidingWindows.)
 func Sliding(difference time.Duration) Windows {
 	w := Windows{kind: sliding}
 	w.size, w.err = millis("difference of times", difference, 0)
@@ -99,8 +100,9 @@ func (w Windows) Grace(d time.Duration) Windows {
 
 // EmitOnClose returns the windows with one result for each, when the window and its grace period have passed, in place
 // of one for each record. Windows that a record closes come out after it was counted itself, in the order of their
-// starts and then of the serialised keys, however many there are and however far the time has jumped. Their records have the
-// time of the window's row and no headers. (Kafka Streams: EmitStrategy.onWindowClose, which loses windows when the time jumps.)
+// starts and then of the serialised keys, however many there are and however far the time has jumped. Their records
+// have the time of the window's row and no headers. (Kafka Streams: EmitStrategy.onWindowClose, which loses windows
+// when the time jumps.)
 func (w Windows) EmitOnClose() Windows {
 	w.onClose = true
 	if w.kind == unlimited && w.err == nil {
@@ -119,8 +121,8 @@ func (w Windows) MinRetention() time.Duration {
 	return duration(max(1, addMillis(n, w.grace)))
 }
 
-// SessionWindows says which records make a session, and for how long sessions take records: see Sessions. It is a value;
-// options return another one.
+// SessionWindows says which records make a session, and for how long sessions take records: see Sessions. It is a
+// value; options return another one.
 type SessionWindows struct {
 	gap, grace int64
 	onClose    bool
@@ -136,8 +138,8 @@ func Sessions(gap time.Duration) SessionWindows {
 	return w
 }
 
-// Grace returns the sessions with a grace period: for how long after the end of a session and its gap, in stream time, late
-// records are still taken for it. Without it that is 0. Later ones are dropped and counted.
+// Grace returns the sessions with a grace period: for how long after the end of a session and its gap, in stream time,
+// late records are still taken for it. Without it that is 0. Later ones are dropped and counted.
 func (w SessionWindows) Grace(d time.Duration) SessionWindows {
 	var err error
 	if w.grace, err = millis("grace period", d, 0); w.err == nil {
@@ -146,9 +148,9 @@ func (w SessionWindows) Grace(d time.Duration) SessionWindows {
 	return w
 }
 
-// EmitOnClose returns the sessions with one result for each, when the session, its gap and its grace period have passed,
-// in place of one for each record. Sessions that a record closes come out after it was counted itself, in the order of
-// their ends, then of their starts and then of the serialised keys.
+// EmitOnClose returns the sessions with one result for each, when the session, its gap and its grace period have
+// passed, in place of one for each record. Sessions that a record closes come out after it was counted itself, in the
+// order of their ends, then of their starts and then of the serialised keys.
 func (w SessionWindows) EmitOnClose() SessionWindows {
 	w.onClose = true
 	return w
@@ -214,8 +216,8 @@ type SessionGrouped[K, V any] struct {
 func (g *SessionGrouped[K, V]) grouping(K, V, state.Windowed[K]) {}
 func (g *SessionGrouped[K, V]) source() *Stream[K, V]            { return g.s }
 
-// SessionBy makes a grouped stream ready to be aggregated by sessions: by Count, CountRecord, Reduce, and by those of the
-// functions whose name says Sessions. Its store is declared by state.Session, with a retention of
+// SessionBy makes a grouped stream ready to be aggregated by sessions: by Count, CountRecord, Reduce, and by those of
+// the functions whose name says Sessions. Its store is declared by state.Session, with a retention of
 // SessionWindows.MinRetention or more. (Kafka Streams: KGroupedStream#windowedBy.)
 func SessionBy[K, V any](g *Grouped[K, V], w SessionWindows) *SessionGrouped[K, V] {
 	if w.gap == 0 && w.err == nil {

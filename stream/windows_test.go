@@ -195,8 +195,8 @@ func disturb(
 // withoutLate leaves the number of late records out: failed and crashed attempts count, too.
 func withoutLate(s string) string { return s[:strings.LastIndex(s, "\nlate: ")] }
 
-// The old values that a windowed table tells are those that it told as new before: sums that take the old and add the new
-// agree with the store.
+// The old values that a windowed table tells are those that it told as new before: sums that take the old and add the
+// new agree with the store.
 func TestWindowedOldValues(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(windowKinds)) {
 		t.Run(name, func(t *testing.T) {
