@@ -140,18 +140,5 @@ func (d *Driver) Raw(topic string) []processor.Output { return d.committed[topic
 // its task would.
 func Store[K, V any](d *Driver, spec *state.KeyValueSpec[K, V]) *state.KeyValueStore[K, V] {
 	d.t.Helper()
-	for _, dr := range d.tasks {
-		for _, s := range d.topology.Stores(dr.id.Sub) {
-			if s != state.AnySpec(spec) {
-				continue
-			}
-			st, err := spec.Open(dr.task)
-			if err != nil {
-				d.t.Fatalf("processortest: %v", err)
-			}
-			return st
-		}
-	}
-	d.t.Fatalf("processortest: the topology has no store %q", spec.Name())
-	return nil
+	return opened(d, spec, spec.Open)
 }
