@@ -77,6 +77,8 @@ func (s *session) openState(ctx context.Context, t *taskRun) error {
 		case errors.Is(err, state.ErrLocked):
 			return &Error{Kind: ErrStateLocked, Partition: -1, Detail: dir, Err: err,
 				Hint: "stop the process that uses it"}
+		case errors.Is(err, state.ErrNoSpace):
+			return noSpaceError(t, err)
 		default:
 			return &Error{Kind: ErrStateDir, Partition: -1, Detail: "open the state of task " + t.id.String(), Err: err}
 		}

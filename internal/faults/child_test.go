@@ -41,10 +41,10 @@ type childSpec struct {
 	// "read:26" for a request of that key that was sent, or answered; "flush-mid" for some time into a flush.
 	KillAt  string
 	KillNth int
-	// FileLimit is the size that no file can grow beyond (RLIMIT_FSIZE).
+	// FileLimit is the size that no file can grow beyond (RLIMIT_FSIZE): from the start, or from when flushes have
+	// begun LimitAt times.
 	FileLimit uint64
-	// MinFree fakes the free space of the disk from the start.
-	Free uint64
+	LimitAt   int
 	// Delay is how long each record takes to process.
 	Delay  time.Duration
 	Defect engine.Defect
@@ -71,9 +71,8 @@ func runChild(text string) int {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(9)
 	}()
-	if spec.FileLimit > 0 {
-		signal.Ignore(syscall.SIGXFSZ)
-		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: spec.FileLimit, Max: spec.FileLimit}); err != nil {
+	if spec.FileLimit > 0 && spec.LimitAt == 0 {
+		if err := limitFiles(spec.FileLimit); err != nil {
 			return fatal(err)
 		}
 	}
@@ -85,18 +84,14 @@ func runChild(text string) int {
 	if err != nil {
 		return fatal(err)
 	}
-	k := &killer{point: spec.KillAt, nth: int64(max(spec.KillNth, 1))}
+	k := &killer{point: spec.KillAt, nth: int64(max(spec.KillNth, 1)), spec: &spec}
 	app, err := processor.New(spec.App, topology, spec.config(k))
 	if err != nil {
 		return fatal(err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	seams := engine.Seams{At: k.at, Defect: spec.Defect}
-	if spec.Free > 0 {
-		seams.FreeBytes = func(string) (uint64, error) { return spec.Free, nil }
-	}
-	err = app.Run(engine.WithSeams(ctx, seams))
+	err = app.Run(engine.WithSeams(ctx, engine.Seams{At: k.at, Defect: spec.Defect}))
 	say(saysEnd, strconv.Quote(fmt.Sprint(err)))
 	if err != nil {
 		return 1
@@ -131,6 +126,12 @@ func (spec *childSpec) config(k *killer) processor.Config {
 	return c
 }
 
+// limitFiles makes the system refuse to let files grow.
+func limitFiles(size uint64) error {
+	signal.Ignore(syscall.SIGXFSZ)
+	return syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: size, Max: size})
+}
+
 var sayMu sync.Mutex
 
 func say(word string, about ...any) {
@@ -160,6 +161,9 @@ type killer struct {
 	point string
 	nth   int64
 	seen  atomic.Int64
+
+	spec    *childSpec
+	flushes atomic.Int64
 }
 
 func (k *killer) pass() {
@@ -176,6 +180,11 @@ func kill9() {
 
 // at is Seams.At.
 func (k *killer) at(point string) error {
+	if point == "flush-start" && k.spec.LimitAt > 0 && k.flushes.Add(1) == int64(k.spec.LimitAt) {
+		if err := limitFiles(k.spec.FileLimit); err != nil {
+			return err
+		}
+	}
 	switch {
 	case point == k.point:
 		k.pass()

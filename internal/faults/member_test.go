@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -37,6 +38,9 @@ type line struct {
 	word string
 	text string
 }
+
+// transcripts counts how many members' transcripts a failed test has shown: those of the last tell enough.
+var transcripts sync.Map // of *atomic.Int64 by the test's name
 
 // spawn starts a member. It is killed at the end of the test if it is still there.
 func spawn(t *testing.T, spec childSpec) *member {
@@ -75,7 +79,7 @@ func spawn(t *testing.T, spec childSpec) *member {
 	}()
 	t.Cleanup(func() {
 		m.kill()
-		if t.Failed() {
+		if shown, _ := transcripts.LoadOrStore(t.Name(), new(atomic.Int64)); t.Failed() && shown.(*atomic.Int64).Add(1) <= 3 {
 			t.Logf("member %d:\n%s", m.cmd.Process.Pid, m.transcript())
 		}
 	})

@@ -365,6 +365,9 @@ func (b *Backend) Close() error {
 	return b.closeErr
 }
 
+// fullDiskPatience is how long Close waits for Badger after a write has failed for want of space.
+const fullDiskPatience = 3 * time.Second
+
 // closeBadger closes the database and, if nothing went wrong, marks the directory as clean.
 func (b *Backend) closeBadger() error {
 	closing := b.snap != nil && b.failed.Load() == nil // else the links in the database are not known to be whole
@@ -379,13 +382,17 @@ func (b *Backend) closeBadger() error {
 		b.dir.close()
 		done <- err
 	}()
-	timeout := time.NewTimer(b.opts.closeTimeout)
+	limit := b.opts.closeTimeout
+	if err := b.failed.Load(); err != nil && errors.Is(*err, state.ErrNoSpace) {
+		limit = min(limit, fullDiskPatience) // most likely it cannot write now either, and tries for ever
+	}
+	timeout := time.NewTimer(limit)
 	defer timeout.Stop()
 	select {
 	case err := <-done:
 		return err
 	case <-timeout.C:
-		return fmt.Errorf("badger: close %s: not finished after %v; is the disk full?", b.dir.path, b.opts.closeTimeout)
+		return fmt.Errorf("badger: close %s: not finished after %v; is the disk full?", b.dir.path, limit)
 	}
 }
 
