@@ -7,6 +7,7 @@ import (
 
 	"tailrace.dev/internal/task"
 	"tailrace.dev/processor"
+	"tailrace.dev/state"
 )
 
 // CallManually leaves the calls of operators such as stream.Async to Driver.MakeCalls and its like. Otherwise they are
@@ -130,4 +131,10 @@ func (d *Driver) finish(c call, r task.Result) error {
 		return err
 	}
 	return d.settle(0)
+}
+
+// Effects returns a store of effects. It fails the test when the topology does not have it.
+func Effects(d *Driver, spec *state.EffectsSpec) *state.EffectStore {
+	d.t.Helper()
+	return opened(d, spec, spec.Open)
 }
