@@ -97,7 +97,11 @@ func (a *App) startEmbedded(ctx context.Context) (*EmbeddedBroker, error) {
 	}
 	var topics []TopicSetup
 	for _, name := range a.userTopics() {
-		topics = append(topics, TopicSetup{Name: name, Partitions: c.Embedded.Partitions})
+		setup := TopicSetup{Name: name, Partitions: c.Embedded.Partitions}
+		if a.isFollowed(name) {
+			setup.Config = map[string]string{"cleanup.policy": "compact"}
+		}
+		topics = append(topics, setup)
 	}
 	if err := EnsureTopics(ctx, b.Addrs(), nil, topics...); err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -106,6 +110,16 @@ func (a *App) startEmbedded(ctx context.Context) (*EmbeddedBroker, error) {
 		c.Events.Embedded(b.Addrs())
 	}
 	return b, nil
+}
+
+// isFollowed tells whether a topic is the changelog of a store.
+func (a *App) isFollowed(topic string) bool {
+	for _, sub := range a.topology.subs {
+		if slices.ContainsFunc(sub.followers(), func(f *follower) bool { return f.source.topic == topic }) {
+			return true
+		}
+	}
+	return false
 }
 
 // userTopics returns the topics that must exist before the App starts.
@@ -157,7 +171,13 @@ func (a *App) program(c Config, seams engine.Seams) engine.Program {
 			}
 			s.Sources = append(s.Sources, es)
 		}
+		followed := a.topology.Followed(a.id, sub.name)
 		for _, st := range sub.stores {
+			i := slices.IndexFunc(followed, func(f Followed) bool { return f.Store == st.Name() })
+			if i >= 0 {
+				s.Stores = append(s.Stores, engine.Store{Name: st.Name(), Source: followed[i].Topic, Row: followed[i].Row})
+				continue
+			}
 			s.Stores = append(s.Stores, engine.Store{
 				Name: st.Name(), Changelog: StoreTopic(a.id, st), Config: st.ChangelogConfig(),
 			})

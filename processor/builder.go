@@ -74,6 +74,8 @@ type node struct {
 	mixedKeys *node
 	owner     bool // it has stores that it alone writes
 
+	follows *follower // it has a store that its source is the changelog of
+
 	needsOld []*bool // set when something below asks for old values
 	sub      *subTopology
 }

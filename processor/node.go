@@ -338,20 +338,7 @@ func addSource[K, V any](
 		if err != nil {
 			return nil, err
 		}
-		decode := func(raw *task.Record) (r Record[K, V], err error) {
-			r = Record[K, V]{Time: time.UnixMilli(raw.TimeMillis).UTC(), Headers: raw.Headers}
-			if raw.Key == nil {
-				r.NoKey = true
-			} else if r.Key, err = key.Decode(raw.Key); err != nil {
-				return r, &decodeError{"key", err}
-			}
-			if raw.Value == nil {
-				r.Tombstone = true
-			} else if r.Value, err = value.Decode(raw.Value); err != nil {
-				return r, &decodeError{"value", err}
-			}
-			return r, nil
-		}
+		decode := func(raw *task.Record) (Record[K, V], error) { return decodeRecord(raw, key, value) }
 		return &source{time: times.finder(decode), feed: func(raw *task.Record) error {
 			r, err := decode(raw)
 			if err != nil {
@@ -364,6 +351,23 @@ func addSource[K, V any](
 		b.sources[name], b.typed[name] = n.meta, n
 	}
 	return n
+}
+
+func decodeRecord[K, V any](
+	raw *task.Record, key serde.Serde[K], value serde.Serde[V],
+) (r Record[K, V], err error) {
+	r = Record[K, V]{Time: time.UnixMilli(raw.TimeMillis).UTC(), Headers: raw.Headers}
+	if raw.Key == nil {
+		r.NoKey = true
+	} else if r.Key, err = key.Decode(raw.Key); err != nil {
+		return r, &decodeError{"key", err}
+	}
+	if raw.Value == nil {
+		r.Tombstone = true
+	} else if r.Value, err = value.Decode(raw.Value); err != nil {
+		return r, &decodeError{"value", err}
+	}
+	return r, nil
 }
 
 // Switch is an operator that sends each record to at most one of several outputs.

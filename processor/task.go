@@ -46,6 +46,8 @@ type Task struct {
 	now    int64        // time for writes: the record's, or the timer's
 	wall   int64        // wall clock of the call in progress
 
+	unlogged []bool // by store: it follows a topic and so has no changelog; nil: none does
+
 	drops [dropReasons]int64
 }
 
@@ -143,6 +145,7 @@ func (t *Topology) NewTask(app string, id TaskID, backend state.Backend, opts Ta
 		tk.inputs = append(tk.inputs, in)
 		tk.byTopic[in.topic] = in
 	}
+	tk.followStores()
 	return tk, nil
 }
 
@@ -400,6 +403,7 @@ func (t *Task) process(in *input, raw *task.Record) error {
 	if policy.kind == policyFail || t.layers.Err() != nil {
 		return e // nor is it the record's fault that the disk cannot be read
 	}
+	defer t.followLeftOut(in.node, raw) // after all has been undone
 	t.undo(m)
 	t.leaveOut(policy, raw, e)
 	return nil
@@ -437,6 +441,9 @@ func (t *Task) Outputs() []task.Output {
 func (t *Task) Boundary() task.Batch {
 	b := task.Batch{Processed: t.processed, Metadata: formatMetadata(t.streamTime), Changes: t.changes[:0]}
 	t.layers.Changes(func(store int, key, row []byte) {
+		if t.unlogged != nil && t.unlogged[store] {
+			return
+		}
 		b.Changes = append(b.Changes, task.Change{Store: store, Key: key, Row: row})
 	})
 	t.changes = b.Changes

@@ -213,6 +213,9 @@ func (t *Topology) Fingerprint() string {
 			k, v := st.SerdeIDs()
 			fmt.Fprintf(h, "store %s %s %s %s\n", st.Name(), st.Kind(), k, v)
 		}
+		for _, f := range s.followers() {
+			fmt.Fprintf(h, "follow %s %s\n", f.spec.Name(), f.source.topic)
+		}
 		for _, name := range s.repartitions() {
 			fmt.Fprintf(h, "repartition %s\n", name)
 		}

@@ -150,6 +150,9 @@ func (s *KeyValueStore[K, V]) Give(k K, v V, timeMillis int64) error {
 }
 
 func (s *KeyValueStore[K, V]) set(k K, v V, timeMillis int64, keep bool) error {
+	if s.rows.readOnly {
+		return fmt.Errorf("%w: store %q", ErrReadOnly, s.spec.name)
+	}
 	key, err := s.encodeKey(k)
 	if err != nil {
 		return err
@@ -171,6 +174,9 @@ func (s *KeyValueStore[K, V]) set(k K, v V, timeMillis int64, keep bool) error {
 
 // Delete removes the value under k, if there is one.
 func (s *KeyValueStore[K, V]) Delete(k K) error {
+	if s.rows.readOnly {
+		return fmt.Errorf("%w: store %q", ErrReadOnly, s.spec.name)
+	}
 	key, err := s.encodeKey(k)
 	if err != nil {
 		return err

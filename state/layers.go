@@ -63,6 +63,8 @@ type Rows struct {
 	evict func(key string)
 	// typed is the typed store over these rows; one for a task, so that all users share one object cache.
 	typed any
+	// readOnly makes the typed store refuse to be written to: its topic is its changelog.
+	readOnly bool
 }
 
 // NewLayers opens the stores of a task over its backend, in the given order.

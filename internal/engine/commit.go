@@ -158,19 +158,23 @@ func (s *session) applyCommit(batches []pending) {
 
 func (b *pending) apply(wall int64) {
 	t := b.t
+	for _, o := range b.batch.Offsets {
+		if in := t.input(o.Topic); in != nil {
+			in.committed = o.Next
+		}
+	}
 	positions := make([]state.Position, len(t.stores))
 	for i, st := range t.stores {
+		if st.spec.Source != "" {
+			positions[i] = st.follow(t, wall)
+			continue
+		}
 		if st.sent == 0 {
 			continue // zero: as it was
 		}
 		st.position = st.produced + 1
 		positions[i] = state.Position{TopicID: st.topicID, Next: st.position, LeaderEpoch: -1, WallMillis: wall}
 		st.sent = 0
-	}
-	for _, o := range b.batch.Offsets {
-		if in := t.input(o.Topic); in != nil {
-			in.committed = o.Next
-		}
 	}
 	t.metadata = b.batch.Metadata
 	t.machine.Commit(positions, wall)

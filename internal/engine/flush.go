@@ -214,6 +214,12 @@ func (s *session) refresh(t *taskRun, now int64) {
 func (s *session) writePositions(t *taskRun, wall int64) error {
 	positions := map[state.StoreID]state.Position{}
 	for _, st := range t.stores {
+		if st.spec.Source != "" {
+			st.follow(t, wall)
+			positions[st.id] = state.Position{
+				TopicID: st.topicID, Next: st.position, LeaderEpoch: -1, WallMillis: st.wall,
+			}
+		}
 		if st.spec.Changelog != "" {
 			positions[st.id] = state.Position{
 				TopicID: st.topicID, Next: st.position, LeaderEpoch: -1, WallMillis: wall,

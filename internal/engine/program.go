@@ -72,6 +72,20 @@ type Store struct {
 	Changelog string
 	// Config holds the changelog's topic configuration, cleanup.policy included.
 	Config map[string]string
+	// Source is the input topic that takes the place of the changelog, which is empty then: the rows are those that Row
+	// makes of its records below the committed offset. The topic must be compacted.
+	Source string
+	// Row returns the row that a record of Source leaves behind, nil where it deletes; ok is false when it leaves none. It
+	// is called by any goroutine.
+	Row func(r *task.Record) (key, row []byte, ok bool)
+}
+
+// log returns the topic that the store's rows are restored from, or "".
+func (s *Store) log() string {
+	if s.Source != "" {
+		return s.Source
+	}
+	return s.Changelog
 }
 
 // Settings is the configuration of the engine, complete and validated: package processor fills in the defaults.

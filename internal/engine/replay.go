@@ -15,22 +15,31 @@ import (
 	"tailrace.dev/state"
 )
 
-// replay reads the changelogs of the task from the local positions to the barriers, all partitions at once.
+// replay reads the changelogs of the task, and the topics that stores follow, from the local positions to the barriers,
+// all partitions at once.
 func (s *session) replay(ctx context.Context, t *taskRun, stores []*storeRun) error {
 	from := map[string]map[int32]kgo.Offset{}
-	byTopic := map[string]*storeRun{}
+	byTopic := map[string][]*storeRun{}
 	left := 0
 	for _, st := range stores {
-		byTopic[st.spec.Changelog] = st
-		from[st.spec.Changelog] = map[int32]kgo.Offset{t.id.Partition: kgo.NewOffset().At(st.position)}
-		st.records, st.restoreFrom = 0, st.position
-		if st.position <= st.barrier {
-			left++
+		st.records, st.restoreFrom, st.moved, st.open = 0, st.position, time.Now(), st.position <= st.barrier
+		if !st.open {
+			continue
 		}
+		left++
+		at := st.position
+		for _, other := range byTopic[st.spec.log()] {
+			at = min(at, other.position)
+		}
+		byTopic[st.spec.log()] = append(byTopic[st.spec.log()], st)
+		from[st.spec.log()] = map[int32]kgo.Offset{t.id.Partition: kgo.NewOffset().At(at)}
 		t.log.Info("restore", zap.String("store", st.spec.Name), zap.Int64("from", st.position), zap.Int64("to", st.barrier))
 		if f := s.e.cfg.Events.RestoreStart; f != nil {
 			f(t.id, st.spec.Name, st.position, st.barrier)
 		}
+	}
+	if left == 0 {
+		return nil
 	}
 	opts := append(s.e.baseOpts(), s.e.fetchOpts()...)
 	opts = append(opts, kgo.ClientID(s.e.p.App+"-restore"), kgo.ConsumePartitions(from))
@@ -42,38 +51,65 @@ func (s *session) replay(ctx context.Context, t *taskRun, stores []*storeRun) er
 	began := time.Now()
 	var rows []state.Row
 	for left > 0 {
-		fetches := cl.PollRecords(ctx, 0)
+		pollCtx, cancel := context.WithTimeout(ctx, followIdle)
+		fetches := cl.PollRecords(pollCtx, 0)
+		cancel()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		for i := range fetches {
 			for _, ft := range fetches[i].Topics {
-				st := byTopic[ft.Topic]
 				for k := range ft.Partitions {
-					fp := &ft.Partitions[k]
-					if fp.Err != nil {
-						if err := s.replayError(t, st, fp.Err); err != nil {
-							return err
-						}
-					}
-					if st == nil || len(fp.Records) == 0 || st.position > st.barrier {
-						continue
-					}
-					if s.e.has(NoBarrier) {
-						fp.Records = upTo(fp.Records, st.barrier)
-					}
-					if rows, err = s.apply(t, st, fp.Records, rows[:0]); err != nil {
+					if rows, err = s.replayFetched(t, byTopic[ft.Topic], &ft.Partitions[k], rows); err != nil {
 						return err
-					}
-					if st.position > st.barrier {
-						left--
-						s.restored(t, st, time.Since(began))
 					}
 				}
 			}
 		}
+		for _, st := range stores {
+			if st.open && st.spec.Source != "" && st.position <= st.barrier && time.Since(st.moved) >= followIdle {
+				st.moved = time.Now()
+				if err := s.skipGap(ctx, t, st); err != nil {
+					return err
+				}
+			}
+			if st.open && st.position > st.barrier {
+				st.open = false
+				left--
+				s.restored(t, st, time.Since(began))
+			}
+		}
 	}
 	return nil
+}
+
+// replayFetched applies what was fetched of one partition to the stores that it restores.
+func (s *session) replayFetched(
+	t *taskRun, stores []*storeRun, fp *kgo.FetchPartition, rows []state.Row,
+) ([]state.Row, error) {
+	var first *storeRun
+	if len(stores) > 0 {
+		first = stores[0]
+	}
+	if fp.Err != nil && !errors.Is(fp.Err, context.DeadlineExceeded) {
+		if err := s.replayError(t, first, fp.Err); err != nil {
+			return rows, err
+		}
+	}
+	for _, st := range stores {
+		if len(fp.Records) == 0 || st.position > st.barrier {
+			continue
+		}
+		records := fp.Records
+		if s.e.has(NoBarrier) {
+			records = upTo(records, st.barrier)
+		}
+		var err error
+		if rows, err = s.apply(t, st, records, rows[:0]); err != nil {
+			return rows, err
+		}
+	}
+	return rows, nil
 }
 
 // replayError judges an error of a changelog fetch; nil: the client goes on by itself.
@@ -85,18 +121,28 @@ func (s *session) replayError(t *taskRun, st *storeRun, err error) error {
 	case errors.Is(err, kerr.OffsetOutOfRange) || errors.As(err, &loss):
 		return &staleError{st, "the changelog lost the records after the local position"}
 	}
-	if denied := authError(err, st.spec.Changelog, "read the changelog"); denied != nil {
+	if denied := authError(err, st.spec.log(), "read the changelog"); denied != nil {
 		return denied
 	}
-	return rebuild("restore %s[%d]: %w", st.spec.Changelog, t.id.Partition, err)
+	return rebuild("restore %s[%d]: %w", st.spec.log(), t.id.Partition, err)
 }
 
 // apply writes a run of changelog records to the backend, with the position after them.
 func (s *session) apply(t *taskRun, st *storeRun, records []*kgo.Record, rows []state.Row) ([]state.Row, error) {
-	if st.records == 0 && st.has && s.tooOld(st, records[0].Timestamp.UnixMilli()) {
+	last := records[len(records)-1]
+	followed := st.spec.Source != ""
+	records = st.within(records)
+	if !followed && len(records) == 0 {
+		return rows, nil
+	}
+	if !followed && st.records == 0 && st.has && s.tooOld(st, records[0].Timestamp.UnixMilli()) {
 		return rows, &staleError{st, "the local state is older than the changelog keeps deletions"}
 	}
 	for _, r := range records {
+		if followed && !r.Attrs.IsControl() {
+			rows = st.rowOf(r, rows)
+			continue
+		}
 		if r.Attrs.IsControl() || bytes.Equal(r.Key, barrierKey) {
 			continue
 		}
@@ -110,7 +156,15 @@ func (s *session) apply(t *taskRun, st *storeRun, records []*kgo.Record, rows []
 		rows = append(rows, state.Row{Store: st.id, Key: r.Key, Value: r.Value})
 	}
 	rows = newestInOrder(rows)
-	last := records[len(records)-1]
+	st.records += int64(len(records))
+	st.moved = time.Now()
+	if followed {
+		st.position = max(st.position, min(last.Offset, st.barrier)+1)
+		if err := s.writeFollowed(t, st, rows); err != nil {
+			return rows, err
+		}
+		return rows, s.restoring(t, st)
+	}
 	pos := state.Position{
 		TopicID: st.topicID, Next: last.Offset + 1, LeaderEpoch: last.LeaderEpoch,
 		// Only the barrier proves that the rows are those of now.
@@ -123,15 +177,19 @@ func (s *session) apply(t *taskRun, st *storeRun, records []*kgo.Record, rows []
 	if err != nil {
 		return rows, s.stateError(t, err)
 	}
-	st.records += int64(len(records))
 	st.position = pos.Next
+	return rows, s.restoring(t, st)
+}
+
+// restoring tells how far a restore has come.
+func (s *session) restoring(t *taskRun, st *storeRun) error {
 	if err := rebuildUnlessTyped(s.e.at("restore-mid")); err != nil {
-		return rows, err
+		return err
 	}
 	if f := s.e.cfg.Events.Restoring; f != nil {
-		f(t.id, st.spec.Name, min(pos.Next, st.barrier), st.barrier)
+		f(t.id, st.spec.Name, min(st.position, st.barrier), st.barrier)
 	}
-	return rows, nil
+	return nil
 }
 
 // newestInOrder sorts rows by key and keeps the last of each.

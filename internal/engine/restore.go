@@ -29,7 +29,9 @@ type storeRun struct {
 	has         bool  // the backend knew a position
 	wall        int64 // when that position was true
 	start, end  int64 // of the changelog partition
-	barrier     int64
+	barrier     int64 // offset of the last record to read
+	open        bool  // not there yet
+	moved       time.Time
 	records     int64
 	restoreFrom int64
 
@@ -48,9 +50,11 @@ const (
 	maxRestoreTries = 3
 )
 
-// restore brings every store of the task up to its changelog's barrier.
+// restore brings every store of the task up to its changelog's barrier, or, where it follows a topic, to the committed
+// offset.
 func (s *session) restore(ctx context.Context, t *taskRun) error {
-	logged := slices.DeleteFunc(slices.Clone(t.stores), func(st *storeRun) bool { return st.spec.Changelog == "" })
+	logged := slices.DeleteFunc(slices.Clone(t.stores), func(st *storeRun) bool { return st.spec.log() == "" })
+	ours := slices.DeleteFunc(slices.Clone(logged), func(st *storeRun) bool { return st.spec.Changelog == "" })
 	if len(logged) == 0 {
 		return nil
 	}
@@ -58,7 +62,7 @@ func (s *session) restore(ctx context.Context, t *taskRun) error {
 		if err := s.inspectPatiently(ctx, t, logged); err != nil {
 			return err
 		}
-		if err := s.barrier(ctx, t, logged); err != nil {
+		if err := s.barrier(ctx, t, ours); err != nil {
 			return err
 		}
 		err := s.replay(ctx, t, logged)
@@ -94,8 +98,10 @@ func (s *session) inspectPatiently(ctx context.Context, t *taskRun, stores []*st
 func (s *session) inspect(ctx context.Context, t *taskRun, stores []*storeRun) error {
 	names := make([]string, len(stores))
 	for i, st := range stores {
-		names[i] = st.spec.Changelog
+		names[i] = st.spec.log()
 	}
+	slices.Sort(names)
+	names = slices.Compact(names)
 	meta, err := s.adm.Metadata(ctx, names...)
 	if err != nil {
 		return rebuild("ask for changelogs: %w", err)
@@ -110,17 +116,20 @@ func (s *session) inspect(ctx context.Context, t *taskRun, stores []*storeRun) e
 	}
 	p := t.id.Partition
 	for _, st := range stores {
-		d := meta.Topics[st.spec.Changelog]
-		start, okS := starts.Lookup(st.spec.Changelog, p)
-		end, okE := ends.Lookup(st.spec.Changelog, p)
+		d := meta.Topics[st.spec.log()]
+		start, okS := starts.Lookup(st.spec.log(), p)
+		end, okE := ends.Lookup(st.spec.log(), p)
 		if err := errors.Join(d.Err, start.Err, end.Err); err != nil || !okS || !okE {
-			if denied := authError(err, st.spec.Changelog, "read the changelog"); denied != nil {
+			if denied := authError(err, st.spec.log(), "read the changelog"); denied != nil {
 				return denied
 			}
-			return rebuild("changelog %s[%d]: %w", st.spec.Changelog, p, errors.Join(err, errors.New("not listed")))
+			return rebuild("changelog %s[%d]: %w", st.spec.log(), p, errors.Join(err, errors.New("not listed")))
 		}
 		st.topicID, st.start, st.end = d.ID, start.Offset, end.Offset
-		st.retention = s.layout.retention[st.spec.Changelog]
+		st.retention = s.layout.retention[st.spec.log()]
+		if st.spec.Source != "" {
+			st.barrier = min(t.input(st.spec.Source).start, st.end) - 1
+		}
 		if err := s.judge(t, st); err != nil {
 			return err
 		}
@@ -143,6 +152,8 @@ func (s *session) judge(t *taskRun, st *storeRun) error {
 		} else if nonEmpty {
 			why = "rows without a position: a restore was cut short"
 		}
+	case pos.TopicID != st.topicID && st.spec.Source != "":
+		why = "the topic was recreated, or is another one"
 	case pos.TopicID != st.topicID:
 		nonEmpty, err := hasRows(t.backend, st.id)
 		if err != nil {
@@ -159,6 +170,8 @@ func (s *session) judge(t *taskRun, st *storeRun) error {
 		why = "the changelog topic was recreated"
 	case pos.Next > st.end:
 		why = fmt.Sprintf("local position %d is past the changelog's end %d: the changelog was truncated", pos.Next, st.end)
+	case st.spec.Source != "" && pos.Next > st.barrier+1:
+		why = fmt.Sprintf("local position %d is past the committed offset %d: that was set back", pos.Next, st.barrier+1)
 	case pos.Next < st.start:
 		why = fmt.Sprintf("local position %d is before the changelog's start %d", pos.Next, st.start)
 	case s.tooOld(st, s.e.wallMillis()):
@@ -171,6 +184,9 @@ func (s *session) judge(t *taskRun, st *storeRun) error {
 	}
 	if !st.has {
 		st.position = st.start
+		if st.spec.Source != "" {
+			st.wall = s.e.wallMillis() // what is read from now on is of now
+		}
 	}
 	return nil
 }
@@ -193,7 +209,7 @@ func hasRows(b state.Backend, id state.StoreID) (bool, error) {
 
 func (s *session) wipeStore(t *taskRun, st *storeRun, why string) error {
 	t.log.Warn("dropping the local rows of a store; restoring them from the changelog",
-		zap.String("store", st.spec.Name), zap.String("topic", st.spec.Changelog), zap.String("reason", why))
+		zap.String("store", st.spec.Name), zap.String("topic", st.spec.log()), zap.String("reason", why))
 	if err := t.backend.DropStore(st.id); err != nil {
 		return s.stateError(t, err)
 	}
@@ -204,6 +220,9 @@ func (s *session) wipeStore(t *taskRun, st *storeRun, why string) error {
 // barrier writes a record into each changelog partition through the client that is in no transaction. It becomes
 // readable when every transaction before it is decided: then nothing that was under way can appear any more.
 func (s *session) barrier(ctx context.Context, t *taskRun, stores []*storeRun) error {
+	if len(stores) == 0 {
+		return nil
+	}
 	if s.e.has(NoBarrier) {
 		return s.noBarrier(t, stores)
 	}

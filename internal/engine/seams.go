@@ -76,6 +76,9 @@ func (s *session) applyFirst(batches []pending) error {
 func (s *session) changelogEnds(t *taskRun) map[string]int64 {
 	ends := make(map[string]int64, len(t.sub.Stores))
 	for _, store := range t.sub.Stores {
+		if store.Changelog == "" {
+			continue
+		}
 		listed, err := s.adm.ListCommittedOffsets(s.ctx, store.Changelog)
 		if end, ok := listed.Lookup(store.Changelog, t.id.Partition); err == nil && ok {
 			ends[store.Changelog] = end.Offset

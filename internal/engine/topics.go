@@ -86,6 +86,9 @@ func (s *session) checkTopics(ctx context.Context) (*layout, error) {
 		return nil, err
 	}
 	l.tasks = want.tasks
+	if err := s.checkFollowed(ctx, l); err != nil {
+		return nil, err
+	}
 	if err := s.ensureInternal(ctx, l, want.topics); err != nil {
 		return nil, err
 	}
