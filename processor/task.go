@@ -67,6 +67,8 @@ type TaskOptions struct {
 	SilentEffects bool
 	// Replicas are the topology's global tables, by the names of their stores.
 	Replicas map[string]*state.Replica
+	// MaxRecordBytes bounds what can be produced, as Config.MaxRecordBytes; 0 is no bound.
+	MaxRecordBytes int
 	// OnSkipped is called for each record that a policy left out; it may be nil.
 	OnSkipped func(*TaskError)
 }
@@ -146,6 +148,7 @@ func (t *Topology) NewTask(app string, id TaskID, backend state.Backend, opts Ta
 		tk.byTopic[in.topic] = in
 	}
 	tk.followStores()
+	tk.limitRows()
 	return tk, nil
 }
 
@@ -390,6 +393,9 @@ func (t *Task) process(in *input, raw *task.Record) error {
 	}
 	if err == nil {
 		err = t.layers.Err() // that a Processor may have kept to itself
+	}
+	if err == nil {
+		err = t.oversized(m)
 	}
 	if err == nil {
 		t.record = nil

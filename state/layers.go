@@ -32,6 +32,10 @@ type Layers struct {
 	positions      map[StoreID]Position // of the committed layer, newest
 	flushing       *Flush
 	err            error // of the first read that failed since the last Drop
+
+	// The first row since the last Savepoint or Drop that exceeds its store's limit, and its size.
+	oversized      *Rows
+	oversizedBytes int
 }
 
 // undoEntry restores one row of a computing layer.
@@ -65,6 +69,8 @@ type Rows struct {
 	typed any
 	// readOnly makes the typed store refuse to be written to: its topic is its changelog.
 	readOnly bool
+	// limit is how large a row may be with its key; 0: any size.
+	limit int
 }
 
 // NewLayers opens the stores of a task over its backend, in the given order.
@@ -95,6 +101,7 @@ func (l *Layers) Rows(store string) *Rows {
 func (l *Layers) Savepoint() {
 	l.undo = l.undo[:0]
 	l.recording = true
+	l.oversized, l.oversizedBytes = nil, 0
 	for _, r := range l.stores {
 		r.savedFloor = r.floor
 	}
@@ -184,11 +191,21 @@ func (l *Layers) Drop() {
 	l.computingBytes = 0
 	l.undo = l.undo[:0]
 	l.err = nil
+	l.oversized, l.oversizedBytes = nil, 0
 }
 
 // Err returns the error of the first read of the backend that failed since the last Drop, whether or not whoever read
 // has passed it on. The batch in progress is not to be trusted then.
 func (l *Layers) Err() error { return l.err }
+
+// Oversized returns the store and the size, in bytes of key and row, of the first write since the last Savepoint or Drop
+// that exceeds the limit of LimitBytes, or "" and 0.
+func (l *Layers) Oversized() (store string, bytes int) {
+	if l.oversized == nil {
+		return "", 0
+	}
+	return l.oversized.Name(), l.oversizedBytes
+}
 
 // fail notes an error of the backend, or of a row that it damaged.
 func (r *Rows) fail(err error) error {
@@ -338,12 +355,18 @@ func (r *Rows) Get(key []byte) ([]byte, error) {
 	return row, nil
 }
 
+// LimitBytes bounds what Layers.Oversized lets pass, in bytes of key and row; 0 is no bound. It refuses no write.
+func (r *Rows) LimitBytes(n int) { r.limit = n }
+
 // Put writes a row, or deletes it when row is nil. Both slices are copied.
 func (r *Rows) Put(key, row []byte) { r.put(stringOf(key), row, true) }
 
 // put is Put for a key that is immutable, unless it is to be copied where it is kept.
 func (r *Rows) put(key string, row []byte, copyKey bool) {
 	l := r.layers
+	if n := len(key) + len(row); n > r.limit && r.limit > 0 && l.oversized == nil {
+		l.oversized, l.oversizedBytes = r, n
+	}
 	if row != nil {
 		row = l.arena.copy(row)
 	}
