@@ -48,6 +48,8 @@ func (e *Engine) fetchOpts() []kgo.Opt {
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		// Transaction markers own offsets; without them a position could not be told past the end of a transaction.
 		kgo.KeepControlRecords(),
+		// A fetch that waits keeps partitions that were added meanwhile from being asked for.
+		kgo.FetchMaxWait(500 * time.Millisecond),
 	}
 	if n := e.cfg.FetchMaxBytes; n > 0 {
 		opts = append(opts, kgo.FetchMaxBytes(n), kgo.BrokerMaxReadBytes(max(2*n, 100<<20)))
@@ -91,7 +93,6 @@ func (s *session) memberOpts() []kgo.Opt {
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.MaxBufferedRecords(maxBufferedRecords),
 		kgo.MaxBufferedBytes(maxBufferedBytes),
-		kgo.FetchMaxWait(500*time.Millisecond),
 	)
 	if e.cfg.InstanceID != "" {
 		opts = append(opts, kgo.InstanceID(e.cfg.InstanceID))

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
 
 	"tailrace.dev/state"
@@ -27,9 +30,11 @@ type Global struct {
 const globalDir = "@global"
 
 const (
-	// globalIdle is how long an end that no fetch reaches is waited for: a topic may end with offsets that hold no
-	// record and that the client does not show.
+	// globalIdle is how long an end that no fetch reaches is waited for, and globalAnswers how many fetches the broker
+	// must have answered meanwhile: a topic may end with offsets that hold no record and that the client does not show.
+	// Time alone proves nothing: the broker may be slow, or its last answer may be to what was asked before.
 	globalIdle     = 2 * time.Second
+	globalAnswers  = 3
 	globalPollWait = 250 * time.Millisecond
 	globalRetry    = time.Second
 )
@@ -49,6 +54,7 @@ type globals struct {
 	e        *Engine
 	cl       *kgo.Client
 	replicas map[string]*replica // by topic
+	answers  *fetchAnswers
 	stop     context.CancelFunc
 	done     chan struct{}
 }
@@ -59,11 +65,15 @@ func (e *Engine) openGlobals(ctx context.Context) (*globals, error) {
 	if len(e.p.Globals) == 0 {
 		return nil, nil
 	}
-	cl, err := kgo.NewClient(append(e.baseOpts(), append(e.fetchOpts(), kgo.ClientID(e.p.App+"-global"))...)...)
+	answers := &fetchAnswers{byBroker: make(map[int32]int)}
+	opts := append(e.baseOpts(), e.fetchOpts()...)
+	cl, err := kgo.NewClient(append(opts, kgo.ClientID(e.p.App+"-global"), kgo.WithHooks(answers))...)
 	if err != nil {
 		return nil, fmt.Errorf("engine: make the client: %w", err)
 	}
-	g := &globals{e: e, cl: cl, replicas: make(map[string]*replica), done: make(chan struct{})}
+	g := &globals{
+		e: e, cl: cl, replicas: make(map[string]*replica), answers: answers, done: make(chan struct{}),
+	}
 	views := make(map[string]*state.Replica)
 	for _, spec := range e.p.Globals {
 		rep, err := g.open(spec)
@@ -118,17 +128,18 @@ func (g *globals) open(spec Global) (*replica, error) {
 // load reads every topic from where the local copy ends up to the last stable offset of this moment.
 func (g *globals) load(ctx context.Context) error {
 	adm := kadm.NewClient(g.cl)
+	from := make(map[string]map[int32]kgo.Offset)
 	for topic, rep := range g.replicas {
 		if err := g.locate(ctx, adm, rep); err != nil {
 			return err
 		}
-		from := make(map[int32]kgo.Offset)
+		from[topic] = make(map[int32]kgo.Offset)
 		for p, next := range rep.next {
-			from[p] = kgo.NewOffset().At(next)
+			from[topic][p] = kgo.NewOffset().At(next)
 		}
-		g.cl.AddConsumePartitions(map[string]map[int32]kgo.Offset{topic: from})
 	}
-	moved := time.Now()
+	g.cl.AddConsumePartitions(from)
+	moved, answered := time.Now(), g.answers.counts()
 	for g.missing() > 0 {
 		n, err := g.poll(ctx)
 		switch {
@@ -137,8 +148,8 @@ func (g *globals) load(ctx context.Context) error {
 		case err != nil:
 			return err
 		case n > 0:
-			moved = time.Now()
-		case time.Since(moved) > globalIdle:
+			moved, answered = time.Now(), g.answers.counts()
+		case time.Since(moved) > globalIdle && g.askedInVain(answered):
 			g.e.log.Info("global tables are loaded as far as there are records", zap.Int64("offsets_left", g.missing()))
 			return nil
 		}
@@ -207,6 +218,45 @@ func (g *globals) missing() int64 {
 		}
 	}
 	return n
+}
+
+// askedInVain tells whether the leaders of all partitions that are left to load have answered often since.
+func (g *globals) askedInVain(since map[int32]int) bool {
+	now := g.answers.counts()
+	for topic, rep := range g.replicas {
+		for p, end := range rep.end {
+			if rep.next[p] >= end {
+				continue
+			}
+			leader, _, err := g.cl.PartitionLeader(topic, p)
+			if err != nil || now[leader]-since[leader] < globalAnswers {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// fetchAnswers counts the fetches that each broker has answered.
+type fetchAnswers struct {
+	mu       sync.Mutex
+	byBroker map[int32]int
+}
+
+// OnBrokerRead implements kgo.HookBrokerRead.
+func (a *fetchAnswers) OnBrokerRead(b kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, err error) {
+	if key != int16(kmsg.Fetch) || err != nil {
+		return
+	}
+	a.mu.Lock()
+	a.byBroker[b.NodeID]++
+	a.mu.Unlock()
+}
+
+func (a *fetchAnswers) counts() map[int32]int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.byBroker)
 }
 
 // poll applies what one fetch brings, and returns how many offsets it moved by.
