@@ -187,7 +187,7 @@ func (a *App) program(c Config, seams engine.Seams) engine.Program {
 	opts := TaskOptions{
 		OnDecodeError: c.OnDecodeError, OnProcessError: c.OnProcessError, MaxTaskIdle: c.MaxTaskIdle,
 		MaxRecordBytes: c.MaxRecordBytes,
-		Wrapper: c.Wrapper, SilentEffects: c.SilentEffects,
+		Wrapper:        c.Wrapper, SilentEffects: c.SilentEffects,
 		OnSkipped: func(e *TaskError) {
 			c.Log.Warn("record left out", zap.Stringer("task", e.Task), zap.String("topic", e.Topic),
 				zap.Int32("partition", e.Partition), zap.Int64("offset", e.Offset), zap.String("operator", e.Operator))
