@@ -272,12 +272,19 @@ func (s *VersionedStore[K, V]) Put(k K, value V, atMillis int64) (until int64, e
 	return s.put(key, version{atMillis, b})
 }
 
-// Delete puts a version of k without a value, and returns as Put does. It returns also what held at that time before.
+// Delete puts a version of k without a value, and returns as Put does. It returns also what held at that time before, if it
+// was not refused. To delete the newest version at its own time takes it back: if nothing held before it, the store knows
+// nothing of that time any more, and an older version that comes later is the newest.
 func (s *VersionedStore[K, V]) Delete(k K, atMillis int64) (was Version[V], ok bool, until int64, err error) {
 	was, ok, err = s.GetAsOf(k, atMillis)
 	if err != nil {
 		return was, ok, 0, err
 	}
+	defer func() {
+		if until == Refused {
+			was, ok = Version[V]{}, false
+		}
+	}()
 	key, err := s.encodeKey(k)
 	if err != nil {
 		return was, ok, 0, err
@@ -320,6 +327,9 @@ func (s *VersionedStore[K, V]) place(key []byte, v version) (until int64, err er
 		if ok && l.from < v.from {
 			s.write(historyKey(key, v.from), l)
 		}
+		if ok && l.from == v.from && l.value != nil && v.value == nil {
+			return Latest, s.takeBack(key, v)
+		}
 		s.write(key, v)
 		return Latest, nil
 	}
@@ -338,6 +348,31 @@ func (s *VersionedStore[K, V]) place(key []byte, v version) (until int64, err er
 	}
 	s.write(historyKey(key, end), v)
 	return end, nil
+}
+
+// takeBack deletes the newest version at its own time, so that it never held. A value before it ends there, by a deletion as
+// any other; but where nothing held before it, nothing has changed, and the key is as it was without the version.
+func (s *VersionedStore[K, V]) takeBack(key []byte, v version) error {
+	before := historyKey(key, v.from)
+	row, err := s.rows.Get(before)
+	if err != nil {
+		return err
+	}
+	if row == nil {
+		s.rows.Put(key, nil)
+		return nil
+	}
+	h, err := parseVersion(row)
+	if err != nil {
+		return err
+	}
+	if h.value != nil {
+		s.write(key, v)
+		return nil
+	}
+	s.write(key, h)
+	s.rows.Put(before, nil)
+	return nil
 }
 
 // A sweep looks at some rows for having fallen out of the history, so that keys which are never put again do not keep

@@ -179,7 +179,7 @@ func tableFilter(b *builder) {
 	t := b.table("input", b.TableStore)
 	even := func(_, v string) bool { return (v[len(v)-1]-'0')%2 == 0 }
 	var opts []table.FilterOption
-	if b.Materialized || b.TableStore.Named {
+	if b.TableStore.Named {
 		opts = append(opts, table.Quiet)
 	}
 	evens := table.Filter(t, even, opts...)

@@ -1,0 +1,485 @@
+package main
+
+import (
+	"math"
+	"slices"
+	"strconv"
+)
+
+// operation makes cases of one spec.op. The weights are how often each is made.
+type operation struct {
+	name   string
+	weight int
+	make   func(g *gen, c *testCase)
+}
+
+var operations = []operation{
+	{"stream-stream-join", 14, streamStreamJoin},
+	{"stream-table-join", 10, streamTableJoin},
+	{"stream-global-join", 3, streamGlobalJoin},
+	{"table-table-join", 13, tableTableJoin},
+	{"fk-join", 12, foreignKeyJoin},
+	{"table-group-aggregate", 10, tableGroupAggregate},
+	{"stream-aggregate", 3, streamAggregate},
+	{"cogroup", 3, cogroup},
+	{"window-aggregate", 19, windowAggregate},
+	{"table-count-suppress", 5, tableCountSuppress},
+	{"suppress-then-count", 2, suppressThenCount},
+	{"suppress-before-outer-join", 2, suppressBeforeOuterJoin},
+	{"table-filter", 3, tableFilter},
+	{"table-source", 2, tableSource},
+	{"stream-to-table", 1, streamToTable},
+	{"repartition", 1, repartition},
+	{"split", 2, split},
+	{"recursive", 1, recursive},
+	{"punctuate", 2, punctuate},
+	{"versioned-store", 3, versionedStore},
+}
+
+func anyKeys() []string { return []string{"a", "b", "c", "aa", "A", "9", "10"} }
+
+// joiner sets the template that results are made with.
+func (g *gen) joiner(c *testCase) {
+	c.Spec["joiner"] = pick(g, "{l}+{r}", "{l}-{r}", "{r}/{l}", "({l},{r})")
+}
+
+// store chooses the kind of a table's store, and makes its history matter to the times.
+func (g *gen) store(c *testCase, field string) {
+	if !g.chance(45) {
+		c.Spec[field] = pick(g, "default", "named")
+		return
+	}
+	g.history(c, field, pick[int64](g, 5, 12, 20, 100, 300_000))
+}
+
+func (g *gen) history(c *testCase, field string, millis int64) {
+	c.Spec[field] = object{"versioned_ms": millis}
+	g.spans = append(g.spans, millis)
+}
+
+// fewSpans sets the times that matter where nothing of the topology does.
+func (g *gen) fewSpans() {
+	if len(g.spans) == 0 {
+		g.spans = []int64{5, 10}
+	}
+}
+
+// records adds records of some topics, each with its prefix for values.
+func (g *gen) records(c *testCase, noKey, noValue int, topics ...[2]string) {
+	for range g.length() {
+		t := pick(g, topics...)
+		c.Inputs = append(c.Inputs, record(t[0], g.key(noKey), g.value(t[1], noValue), g.time()))
+	}
+}
+
+func streamStreamJoin(g *gen, c *testCase) {
+	for range 20 {
+		*g = gen{Rand: g.Rand}
+		c.Spec, c.Inputs = object{"op": "stream-stream-join"}, nil
+		someStreamStreamJoin(g, c)
+		if keepsRule(c) {
+			return
+		}
+	}
+	c.Inputs = nil
+}
+
+func someStreamStreamJoin(g *gen, c *testCase) {
+	kind := pick(g, "inner", "left", "outer")
+	before := pick[int64](g, 0, 1, 2, 3, 7, 10, 20, 100, 110, 800, 10_000)
+	after := before
+	if g.chance(40) {
+		after = pick[int64](g, 0, 1, 2, 7, 10, 80, 100, 1200)
+	}
+	grace := pick(g, 0, 0, 1, 5, before, 3*after, 1000)
+	if before == 10_000 && g.chance(50) {
+		grace = 86_400_000
+	}
+	c.Spec["kind"], c.Spec["before_ms"], c.Spec["after_ms"], c.Spec["grace_ms"] = kind, before, after, grace
+	g.joiner(c)
+	topics := [][2]string{{"left", "L"}, {"right", "R"}}
+	switch n := g.IntN(100); {
+	case n < 15:
+		c.Spec["times"] = 2
+	case n < 30:
+		c.Spec["repartition"] = true
+	case n < 42:
+		c.Spec["self"], topics = true, topics[:1]
+		if kind == "inner" {
+			c.Spec["optimize"] = g.chance(50)
+		}
+	}
+	g.spans = []int64{before, after, grace, before + after, before + after + grace}
+	g.useKeys(anyKeys()...)
+	g.records(c, 6, 7, topics...)
+	for _, t := range topics {
+		g.flush(c, t[0], 2*(before+after)+grace+1+g.Int64N(20))
+	}
+}
+
+func streamTableJoin(g *gen, c *testCase) {
+	kind := pick(g, "inner", "left")
+	c.Spec["kind"] = kind
+	g.joiner(c)
+	noKey := 6
+	switch n := g.IntN(100); {
+	case n < 15:
+		c.Spec["table_from_stream"] = true
+	case n < 50:
+		history := pick[int64](g, 5, 12, 20, 100, 300_000)
+		grace := pick(g, 0, 1, 2, history/2, history-1, history)
+		g.history(c, "table_store", history)
+		c.Spec["grace_ms"] = grace
+		g.spans = append(g.spans, grace)
+		if kind == "left" {
+			noKey = 0 // Kafka Streams fails on a record without a key that has to wait
+		}
+	default:
+		g.store(c, "table_store")
+	}
+	g.fewSpans()
+	g.useKeys(anyKeys()...)
+	for range g.length() {
+		if g.chance(50) {
+			c.Inputs = append(c.Inputs, record("left", g.key(noKey), g.value("L", 8), g.time()))
+			continue
+		}
+		c.Inputs = append(c.Inputs, record("right", g.key(6), g.value("R", 12), g.time()))
+	}
+	g.flush(c, "left", g.spans[0]*2+1)
+}
+
+func streamGlobalJoin(g *gen, c *testCase) {
+	c.Spec["kind"] = pick(g, "inner", "left")
+	g.joiner(c)
+	g.fewSpans()
+	g.useKeys(anyKeys()...)
+	for range g.length() {
+		if g.chance(40) {
+			key := pick(g, "g1", "g2", "g3")
+			c.Inputs = append(c.Inputs, record("global", key, g.value("G", 20), g.time()))
+			continue
+		}
+		value := g.value("S", 7)
+		if s, ok := value.(string); ok {
+			value = s + pick(g, "", ",g1", ",g1", ",g2", ",g2", ",g3", ",nowhere")
+		}
+		c.Inputs = append(c.Inputs, record("stream", g.key(7), value, g.time()))
+	}
+}
+
+func tableTableJoin(g *gen, c *testCase) {
+	g.joiner(c)
+	kinds := []string{pick(g, "inner", "left", "outer")}
+	for len(kinds) < 3 && g.chance(25) {
+		kinds = append(kinds, pick(g, "inner", "left", "outer"))
+	}
+	c.Spec["kinds"] = kinds
+	g.store(c, "left_store")
+	g.store(c, "right_store")
+	g.fewSpans()
+	g.useKeys(anyKeys()...)
+	g.records(c, 4, 20, [2]string{"left", "L"}, [2]string{"right", "R"})
+}
+
+func foreignKeyJoin(g *gen, c *testCase) {
+	c.Compare = "last_per_key_per_step"
+	c.Spec["kind"] = pick(g, "inner", "left")
+	g.joiner(c)
+	g.store(c, "left_store")
+	g.store(c, "right_store")
+	g.fewSpans()
+	g.useKeys(anyKeys()...)
+	foreign := []string{"r1", "r2", "r3"}[:1+g.IntN(3)]
+	for range g.length() {
+		var value any
+		if g.chance(60) {
+			if !g.chance(15) {
+				to := pick(g, append([]string{"nowhere", "returnNull"}, append(foreign, foreign...)...)...)
+				value = pick(g, "L1", "L2", "L3", "L4") + "|" + to
+			}
+			c.Inputs = append(c.Inputs, record("left", g.key(5), value, g.time()))
+			continue
+		}
+		var key any = pick(g, foreign...)
+		if g.chance(4) {
+			key = nil
+		}
+		if !g.chance(18) {
+			value = pick(g, "R1", "R2", "R3")
+		}
+		c.Inputs = append(c.Inputs, record("right", key, value, g.time()))
+	}
+}
+
+func tableGroupAggregate(g *gen, c *testCase) {
+	group := pick(g, "identity", "value", "swap", "chars", "value-unless-null")
+	c.Spec["group"] = group
+	c.Spec["agg"] = pick(g, "count", "tostring", "reduce", "concat")
+	g.store(c, "table_store")
+	g.fewSpans()
+	few := group != "identity" && group != "chars"
+	switch group {
+	case "chars":
+		g.useKeys("12", "1A", "2A", "21")
+	case "value-unless-null":
+		g.useKeys("a", "b", "null", "NULL")
+	default:
+		g.useKeys(anyKeys()...)
+	}
+	for range g.length() {
+		value := g.value("v", 18)
+		if few && value != nil { // rows of several keys are to meet in a group
+			value = pick(g, "v1", "v2", "v3")
+		}
+		c.Inputs = append(c.Inputs, record("input", g.key(5), value, g.time()))
+	}
+}
+
+func streamAggregate(g *gen, c *testCase) {
+	agg := pick(g, "count", "tostring", "reduce", "null-on-DEL")
+	c.Spec["agg"], c.Spec["final_store"] = agg, "agg"
+	g.fewSpans()
+	g.useKeys(anyKeys()...)
+	for range g.length() {
+		value := g.value("v", 8)
+		if agg == "null-on-DEL" && g.chance(20) {
+			value = "DEL"
+		}
+		c.Inputs = append(c.Inputs, record("input", g.key(6), value, g.time()))
+	}
+}
+
+func cogroup(g *gen, c *testCase) {
+	c.Spec["agg"] = pick(g, "concat", "mixed")
+	topics := [][2]string{{"one", "x"}, {"two", "y"}}
+	if g.chance(50) {
+		c.Spec["join_table"] = true
+		g.joiner(c)
+		topics = append(topics, [2]string{"three", "T"})
+	}
+	g.fewSpans()
+	g.useKeys(anyKeys()...)
+	g.records(c, 6, 8, topics...)
+}
+
+func tableFilter(g *gen, c *testCase) {
+	c.Spec["table_store"] = pick(g, "default", "named")
+	if g.chance(40) {
+		c.Spec["then_count"] = true
+	} else {
+		c.Spec["outputs"] = []string{"filter", "filterNot"}
+		c.Compare = "sequence_per_topic"
+		if g.chance(30) {
+			c.Spec["materialized"] = true
+		}
+	}
+	g.fewSpans()
+	g.useKeys(anyKeys()...)
+	for range g.length() {
+		var value any
+		if !g.chance(20) {
+			value = strconv.Itoa(1 + g.IntN(9))
+		}
+		c.Inputs = append(c.Inputs, record("input", g.key(5), value, g.time()))
+	}
+}
+
+func tableSource(g *gen, c *testCase) {
+	g.store(c, "table_store")
+	if c.Spec["table_store"] == "named" {
+		c.Spec["final_store"] = "store"
+	}
+	g.fewSpans()
+	g.useKeys(anyKeys()...)
+	g.records(c, 5, 15, [2]string{"input", "v"})
+}
+
+func streamToTable(g *gen, c *testCase) {
+	c.Spec["final_store"] = "store"
+	g.fewSpans()
+	g.useKeys(anyKeys()...)
+	g.records(c, 5, 15, [2]string{"input", "v"})
+}
+
+func repartition(g *gen, c *testCase) {
+	g.fewSpans()
+	g.useKeys(anyKeys()...)
+	g.records(c, 8, 12, [2]string{"left", "v"})
+}
+
+func split(g *gen, c *testCase) {
+	c.Spec["outputs"] = []string{"foo-bar", "foo-4", "foo-5", "foo-0"}
+	c.Compare = "sequence_per_topic"
+	g.fewSpans()
+	g.keys = []string{"19", "-7", "34", "1", "11", "33", "7", "4", "30", "39", "14", "38", "25", "-2", "-9", "0", "49"}
+	g.records(c, 0, 8, [2]string{"input", "V"})
+}
+
+func recursive(g *gen, c *testCase) {
+	g.fewSpans()
+	g.useKeys(anyKeys()...)
+	g.records(c, 0, 0, [2]string{"input", "v"})
+}
+
+func punctuate(g *gen, c *testCase) {
+	interval := pick[int64](g, 1, 3, 10, 25, 100)
+	c.Spec["kind"], c.Spec["interval_ms"], c.Spec["outputs"] = pick(g, "stream", "wall"), interval, []string{}
+	g.spans = []int64{interval, 2 * interval}
+	g.useKeys("c", "d")
+	if c.Spec["kind"] == "stream" {
+		g.records(c, 5, 7, [2]string{"input", "v"})
+		g.flush(c, "input", interval+g.Int64N(3*interval))
+		return
+	}
+	for range g.length() {
+		by := pick(g, 0, 1, interval-1, interval, interval+1, 3*interval, 4*interval-1)
+		c.Inputs = append(c.Inputs, object{"advance_wall_ms": by})
+	}
+}
+
+func versionedStore(g *gen, c *testCase) {
+	c.Compare = "store_ops"
+	history := pick[int64](g, 10, 100, 300_000)
+	c.Spec["history_ms"], c.Spec["segment_ms"] = history, max(1, history/pick[int64](g, 1, 2, 3))
+	g.spans = []int64{history, history / 2}
+	g.useKeys(anyKeys()...)
+	for range g.length() {
+		if g.chance(15) {
+			c.Inputs = append(c.Inputs, object{"topic": "delete", "key": pick(g, g.keys...), "ts": g.time()})
+			continue
+		}
+		c.Inputs = append(c.Inputs, record("put", pick(g, g.keys...), g.value("v", 15), g.time()))
+	}
+	queries := []object{}
+	for _, k := range g.keys {
+		queries = append(queries, object{"key": k})
+		for range 12 {
+			// What is older than the history may still be found or not, as its segment has been dropped or not.
+			at := g.newest - g.Int64N(history+1)
+			if g.chance(50) {
+				at = pick(g, g.used...) + pick[int64](g, -1, 0, 1)
+			}
+			if at >= max(0, g.newest-history) {
+				queries = append(queries, object{"key": k, "as_of": at})
+			}
+		}
+	}
+	c.Spec["queries"] = queries
+}
+
+func tableCountSuppress(g *gen, c *testCase) {
+	c.Spec["outputs"] = []string{"output-raw", "output-suppressed"}
+	c.Compare = "sequence_per_topic"
+	limit := g.timeLimit(c)
+	if g.chance(35) {
+		c.Spec["max_records"] = pick(g, 1, 2, 3)
+		if g.chance(50) {
+			c.Spec["time_limit_ms"] = int64(math.MaxInt64)
+		}
+	}
+	g.useKeys(anyKeys()...)
+	for range g.length() {
+		value := g.value("v", 12)
+		if value != nil {
+			value = pick(g, "v1", "v2", "v3")
+		}
+		c.Inputs = append(c.Inputs, record("input", g.key(5), value, g.time()))
+	}
+	g.flush(c, "input", limit+1)
+}
+
+func (g *gen) timeLimit(c *testCase) int64 {
+	limit := pick[int64](g, 0, 1, 2, 10, 50)
+	c.Spec["time_limit_ms"] = limit
+	g.spans = []int64{limit, 5, 2 * limit}
+	return limit
+}
+
+func suppressThenCount(g *gen, c *testCase) {
+	limit := g.timeLimit(c)
+	g.useKeys(anyKeys()...)
+	g.records(c, 5, 12, [2]string{"input", "v"})
+	avoidLastOld(c, "input", limit)
+	g.flush(c, "input", limit+1)
+}
+
+// avoidLastOld removes records that would make Kafka Streams hand on a wrong old value: while a row waits in a
+// suppression, it forgets what was emitted last and tells the last value that waited as the old one. That shows where a
+// deletion is among what waits.
+func avoidLastOld(c *testCase, topic string, limit int64) {
+	type waits struct {
+		since   int64
+		deleted bool
+	}
+	waiting := make(map[any]waits)
+	now := int64(0)
+	c.Inputs = slices.DeleteFunc(c.Inputs, func(in object) bool {
+		if in["topic"] != topic || in["key"] == nil {
+			return false
+		}
+		key, at, deleted := in["key"], in["ts"].(int64), in["value"] == nil
+		w, ok := waiting[key]
+		if ok && (deleted || w.deleted) {
+			return true
+		}
+		if !ok {
+			w.since = at
+		}
+		waiting[key] = waits{w.since, deleted}
+		now = max(now, at)
+		for k, w := range waiting {
+			if w.since <= now-limit {
+				delete(waiting, k)
+			}
+		}
+		return false
+	})
+}
+
+func suppressBeforeOuterJoin(g *gen, c *testCase) {
+	side := pick(g, "left", "right")
+	c.Spec["side"] = side
+	g.joiner(c)
+	limit := g.timeLimit(c)
+	g.useKeys(anyKeys()...)
+	g.records(c, 5, 15, [2]string{"left", "L"}, [2]string{"right", "R"})
+	avoidLastOld(c, side, limit)
+	g.flush(c, side, limit+1)
+}
+
+func windowAggregate(g *gen, c *testCase) {
+	kind := pick(g, "tumbling", "hopping", "sliding", "session")
+	size := pick[int64](g, 2, 5, 7, 10, 12, 50, 60, 100, 600, 10_000)
+	grace := pick(g, 0, 0, 1, 5, size/2, size, 3*size)
+	w := object{"type": kind, "grace_ms": grace}
+	agg := pick(g, "count", "tostring", "reduce")
+	c.Spec["window"] = w
+	g.spans = []int64{size, grace, size + grace}
+	switch kind {
+	case "session":
+		w["gap_ms"] = size
+	case "sliding":
+		w["diff_ms"] = size
+		c.Compare = "per_key_sequence"
+	case "hopping":
+		w["size_ms"] = size
+		w["advance_ms"] = 1 + g.Int64N(size)
+		fallthrough
+	default:
+		w["size_ms"] = size
+		agg = pick(g, agg, "plus")
+	}
+	c.Spec["agg"] = agg
+	switch n := g.IntN(100); {
+	case n < 35:
+		c.Spec["emit"] = "close"
+	case n < 60:
+		c.Spec["suppress_until_close"] = true
+		c.Spec["outputs"] = []string{"output-raw", "output-suppressed"}
+		c.Compare = "sequence_per_topic"
+	}
+	g.useKeys(anyKeys()...)
+	g.records(c, 5, 7, [2]string{"input", "v"})
+	g.flush(c, "input", 3*size+grace+1+g.Int64N(5))
+}
