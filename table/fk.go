@@ -10,7 +10,7 @@ import (
 )
 
 // Link declares what a foreign-key join keeps and sends: the subscriptions of rows to the rows that they refer to, in a
-// store of the right side, and two internal topics, which take a subscription to the partition of the row that is
+// store of the right side; for JoinMany the answers, in one of the left side; and two internal topics, which take a subscription to the partition of the row that is
 // referred to, and its answer back. Declare it once, as a package-level value; the names are for life.
 type Link[K, FK, R any] struct {
 	name          string
@@ -20,6 +20,9 @@ type Link[K, FK, R any] struct {
 	subscriptions *state.KeyValueSpec[serde.Pair[FK, K], struct{}]
 	ask           *processor.Repartition[FK, subscription[K]]
 	answer        *processor.Repartition[K, answer[R]]
+	// answers are what a JoinMany keeps: the newest answer to each row about each of those that it refers to.
+	answers       *state.KeyValueSpec[serde.Pair[K, FK], processor.Opt[R]]
+	maxReferences int
 	err           error
 }
 
@@ -37,6 +40,9 @@ func NewLink[K, FK, R any](
 	}
 	l.pair = serde.Tuple2(foreign, key)
 	l.subscriptions = state.KeyValue(name+"-subscriptions", serde.Serde[serde.Pair[FK, K]](l.pair), serde.None)
+	l.maxReferences = defaultMaxReferences
+	l.answers = state.KeyValue(name+"-answers", serde.Serde[serde.Pair[K, FK]](serde.Tuple2(key, foreign)),
+		serde.Serde[processor.Opt[R]](optSerde[R]{right}))
 	l.ask = processor.NewRepartition(name+"-ask", foreign, serde.Serde[subscription[K]](subscriptionSerde[K]{key}))
 	l.answer = processor.NewRepartition(name+"-answer", key, serde.Serde[answer[R]](answerSerde[R]{right}))
 	return l
