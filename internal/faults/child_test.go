@@ -46,7 +46,9 @@ type childSpec struct {
 	FileLimit uint64
 	LimitAt   int
 	// Delay is how long each record takes to process.
-	Delay  time.Duration
+	Delay time.Duration
+	// Poison runs the topology that meets poison; records that fail go to the topic of this name, "-" skips them.
+	Poison string
 	Defect engine.Defect
 }
 
@@ -81,6 +83,9 @@ func runChild(text string) int {
 		each = func(string, []byte) { time.Sleep(spec.Delay) }
 	}
 	topology, err := countTopology(spec.In, spec.Out, each)
+	if spec.Poison != "" {
+		topology, err = poisonTopology(spec.In, spec.Out)
+	}
 	if err != nil {
 		return fatal(err)
 	}
@@ -111,6 +116,13 @@ func (spec *childSpec) config(k *killer) processor.Config {
 		if *d.from > 0 {
 			*d.to = *d.from
 		}
+	}
+	switch spec.Poison {
+	case "":
+	case "-":
+		c.OnDecodeError, c.OnProcessError = processor.Skip(), processor.Skip()
+	default:
+		c.OnDecodeError, c.OnProcessError = processor.DeadLetter(spec.Poison), processor.DeadLetter(spec.Poison)
 	}
 	c.Kafka = []kgo.Opt{kgo.WithHooks(k)}
 	c.Log = childLog()

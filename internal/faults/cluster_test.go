@@ -240,20 +240,9 @@ func (c *cluster) readAll(topic string) (records map[int32][]*kgo.Record, ends m
 // progress waits until the group commits something that it had not.
 func (c *cluster) progress(limit time.Duration) {
 	c.t.Helper()
-	sum := func() int64 {
-		committed, err := c.adm.FetchOffsets(c.t.Context(), c.app)
-		if err != nil {
-			return -1
-		}
-		var n int64
-		for _, o := range committed[c.in] {
-			n += o.At
-		}
-		return n
-	}
 	was := int64(-1)
 	until(c.t, limit, "a commit", func() bool {
-		n := sum()
+		n := c.committed()
 		if was < 0 {
 			was = n
 		}

@@ -125,7 +125,7 @@ func (f *feeder) sendKeys(n int, key func(n int) string) {
 		k := key(i)
 		f.total++
 		f.sent[k]++
-		records[i] = &kgo.Record{Topic: f.c.in, Key: []byte(k), Value: []byte("v")}
+		records[i] = &kgo.Record{Topic: f.c.in, Key: []byte(k), Value: []byte(`{"seq": 1, "item": "book"}`)}
 	}
 	if err := f.c.cl.ProduceSync(f.c.t.Context(), records...).FirstErr(); err != nil {
 		f.c.t.Errorf("feed: %v", err)
