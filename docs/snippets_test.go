@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"tailrace.dev/processor"
 	"tailrace.dev/processor/processortest"
@@ -105,4 +106,32 @@ func unindented(text string) string {
 		b.WriteByte('\n')
 	}
 	return b.String()
+}
+
+// The input is read again from its start, after a crash, while the state stays: what is past its grace stays past it.
+func Example_offsetsResetWithoutState() {
+	topology, err := processor.Build(func(b *processor.Builder) {
+		perWindow := stream.WindowBy(leftGroup(b), stream.Tumbling(10*ms).Grace(5*ms))
+		stream.To(windowed(stream.Count(perWindow, Windows)), Results)
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	d := processortest.New(processortest.Panics, topology)
+	in, out := processortest.Input(d, Lefts), processortest.Output(d, Results)
+	for _, round := range []string{"first", "again"} {
+		for _, at := range []int64{3, 9, 26} {
+			in.PipeAt("a", "x", time.UnixMilli(at))
+		}
+		for _, r := range out.Read() {
+			fmt.Println(round, r.Key, r.Value)
+		}
+		d.Crash()
+	}
+	// Output:
+	// first 0/10 1
+	// first 0/10 2
+	// first 20/30 1
+	// again 20/30 2
 }
