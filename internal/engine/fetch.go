@@ -40,6 +40,7 @@ func (s *session) poll(until time.Time) error {
 
 func (s *session) handleFetches(fetches kgo.Fetches) error {
 	any := false
+	given := s.given[:0]
 	for i := range fetches {
 		for j := range fetches[i].Topics {
 			t := &fetches[i].Topics[j]
@@ -50,13 +51,22 @@ func (s *session) handleFetches(fetches kgo.Fetches) error {
 						return err
 					}
 				}
-				if len(p.Records) > 0 {
-					any = true
-					s.deliver(t.Topic, p)
+				if len(p.Records) == 0 {
+					continue
+				}
+				any = true
+				if task := s.deliver(t.Topic, p); task != nil {
+					given = append(given, task)
 				}
 			}
 		}
 	}
+	// Only now, so that no task takes a record before an older one of another topic that came with it.
+	for i, t := range given {
+		s.schedule(t)
+		given[i] = nil
+	}
+	s.given = given
 	if any {
 		return rebuildUnlessTyped(s.e.at("polled"))
 	}
@@ -72,7 +82,11 @@ func (s *session) fetchError(topic string, partition int32, err error) error {
 	var typed *Error
 	var loss *kgo.ErrDataLoss
 	var big *kgo.ErrDecompressTooLarge
-	if denied := authError(err, topic, "read the topic or the group"); denied != nil {
+	what := "read the topic"
+	if topic == "" {
+		what = "join the group " + s.e.p.App
+	}
+	if denied := authError(err, topic, what); denied != nil {
 		return denied
 	}
 	switch {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"tailrace.dev/processor"
 	"tailrace.dev/state/badger"
 )
@@ -43,6 +45,12 @@ func (r *report) note(n *int, by int, format string, args ...any) {
 func (c *cluster) audit(f *feeder) *report {
 	c.t.Helper()
 	records, _ := c.readAll(c.out)
+	return c.check(records, f)
+}
+
+// check compares outputs with what went in.
+func (c *cluster) check(records map[int32][]*kgo.Record, f *feeder) *report {
+	c.t.Helper()
 	r := &report{}
 	last := map[string]int{}
 	for p, rs := range records {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,7 @@ type cluster struct {
 	addrs   []string
 	app     string
 	in, out string
+	opts    []kgo.Opt // of the test's own clients
 	cl      *kgo.Client
 	adm     *kadm.Client
 }
@@ -53,6 +55,12 @@ func newCluster(t *testing.T, partitions int) *cluster {
 // newFake returns an embedded broker, also where a real cluster is there: for faults that only it can be asked for.
 func newFake(t *testing.T, partitions int, extra ...kfake.Opt) *cluster {
 	t.Helper()
+	return newSecured(t, partitions, nil, extra...)
+}
+
+// newSecured is newFake for a broker to which the test's own clients need options.
+func newSecured(t *testing.T, partitions int, opts []kgo.Opt, extra ...kfake.Opt) *cluster {
+	t.Helper()
 	b, err := embedded.Start(embedded.Options{
 		Extra: append([]kfake.Opt{kfake.GroupMinSessionTimeout(time.Second)}, extra...),
 	})
@@ -61,16 +69,16 @@ func newFake(t *testing.T, partitions int, extra ...kfake.Opt) *cluster {
 	}
 	t.Cleanup(func() { _ = b.Close() })
 	c := &cluster{t: t, broker: b, addrs: b.Addrs(), app: fmt.Sprintf("app%d", clusters.Add(1))}
-	c.prepare(partitions)
+	c.prepare(partitions, opts...)
 	return c
 }
 
-func (c *cluster) prepare(partitions int) {
+func (c *cluster) prepare(partitions int, opts ...kgo.Opt) {
 	c.t.Helper()
 	c.in, c.out = c.app+"-in", c.app+"-out"
 	var err error
-	c.cl, err = kgo.NewClient(kgo.SeedBrokers(c.addrs...), kgo.MetadataMinAge(50*time.Millisecond),
-		kgo.ProducerLinger(0))
+	c.opts = append(opts, kgo.SeedBrokers(c.addrs...), kgo.MetadataMinAge(50*time.Millisecond), kgo.ProducerLinger(0))
+	c.cl, err = kgo.NewClient(c.opts...)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -212,8 +220,8 @@ func (c *cluster) readAll(topic string) (records map[int32][]*kgo.Record, ends m
 		return records, ends
 	}
 	// Transaction markers own offsets: with them the end can be seen.
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.addrs...), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.KeepControlRecords(), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: from}))
+	cl, err := kgo.NewClient(append(slices.Clone(c.opts), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.KeepControlRecords(), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: from}))...)
 	if err != nil {
 		c.t.Fatal(err)
 	}
