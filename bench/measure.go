@@ -199,7 +199,7 @@ func (m *measurement) once(ctx context.Context, app, workload string, eos bool) 
 			return fmt.Errorf("%w:\n%s", err, tail(logFile.Name()))
 		}
 		_ = cmd.Process.Kill()
-		_ = <-exited
+		<-exited //nolint:errcheck // it was killed, and how it took that does not matter
 		return err
 	}
 	if err := stop(cmd, exited); err != nil {
@@ -271,7 +271,7 @@ func stop(cmd *exec.Cmd, exited <-chan error) error {
 		return err
 	case <-time.After(stopTimeout):
 		_ = cmd.Process.Kill()
-		_ = <-exited
+		<-exited //nolint:errcheck // it was killed, and how it took that does not matter
 		return fmt.Errorf("still running %v after SIGTERM", stopTimeout)
 	}
 }
