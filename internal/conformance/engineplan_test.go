@@ -52,8 +52,9 @@ func (p *enginePlan) String() string {
 const (
 	// idleDirect is for records that are all there when the first of them is fetched.
 	idleDirect = 300 * time.Millisecond
-	// idleRepartitioned is for records that other tasks send on, one of which may have to start again first.
-	idleRepartitioned = 4 * time.Second
+	// idleRepartitioned is for records that other tasks send on, one of which may have to start again first. No input
+	// is waited for twice, so all records come in one phase.
+	idleRepartitioned = 8 * time.Second
 	// idleUnordered is for what has no order to keep.
 	idleUnordered = 20 * time.Millisecond
 )
@@ -175,13 +176,21 @@ func (p *enginePlan) build(b *processor.Builder, prefix string) {
 	topologies[p.c.Spec.Op](p.b)
 }
 
+// phases returns in how many parts the inputs are sent.
+func (p *enginePlan) phases() int {
+	if p.idle == idleRepartitioned {
+		return 1
+	}
+	return enginePhases
+}
+
 // phase returns the inputs of one phase. Phase -1 is that of the global table.
 func (p *enginePlan) phase(n int) []input {
 	if n < 0 {
 		return p.c.Inputs[:p.global]
 	}
 	rest := p.c.Inputs[p.global:]
-	return rest[n*len(rest)/enginePhases : (n+1)*len(rest)/enginePhases]
+	return rest[n*len(rest)/p.phases() : (n+1)*len(rest)/p.phases()]
 }
 
 // engineMismatches returns what differs between what the driver and the engine gave.

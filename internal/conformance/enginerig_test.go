@@ -1,10 +1,12 @@
 package conformance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -72,7 +74,7 @@ type engineWatch struct {
 func watchAll(ctx context.Context, brokers []string) (*engineWatch, error) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeRegex(), kgo.ConsumeTopics(".*"),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.KeepControlRecords(), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0),
+		kgo.KeepControlRecords(), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ManualFlushing(),
 		kgo.MetadataMinAge(100*time.Millisecond), kgo.MetadataMaxAge(500*time.Millisecond),
 		kgo.FetchMaxWait(200*time.Millisecond))
 	if err != nil {
@@ -222,7 +224,7 @@ func (w *engineWatch) finalStore(b *builder, app string) ([]row, error) {
 	}
 	w.mu.Unlock()
 	write := state.Write{}
-	for _, key := range sortedKeys(newest) {
+	for _, key := range slices.Sorted(maps.Keys(newest)) {
 		if newest[key] != nil {
 			write.Rows = append(write.Rows, state.Row{Store: id, Key: []byte(key), Value: newest[key]})
 		}
@@ -237,7 +239,7 @@ func (w *engineWatch) finalStore(b *builder, app string) ([]row, error) {
 	return b.finalIn(env{layers}), nil
 }
 
-// send produces the inputs of a phase for all plans and waits for the broker to have them.
+// send produces the inputs of a phase for all plans, in one request, and waits for the broker to have them.
 func (w *engineWatch) send(ctx context.Context, plans []*enginePlan, phase int) error {
 	hash := kgo.StickyKeyPartitioner(nil).ForTopic("")
 	var records []*kgo.Record
@@ -271,7 +273,19 @@ func (w *engineWatch) send(ctx context.Context, plans []*enginePlan, phase int) 
 			}
 		}
 	}
-	return w.cl.ProduceSync(ctx, records...).FirstErr()
+	var mu sync.Mutex
+	var failed error
+	for _, r := range records {
+		w.cl.Produce(ctx, r, func(_ *kgo.Record, err error) {
+			mu.Lock()
+			failed = cmp.Or(failed, err)
+			mu.Unlock()
+		})
+	}
+	if err := w.cl.Flush(ctx); err != nil {
+		return err
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	return failed
 }
-
-func sortedKeys[V any](m map[string]V) []string { return sorted(maps.Keys(m)) }

@@ -43,6 +43,7 @@ type session struct {
 	workers  sync.WaitGroup
 	async    sync.WaitGroup // the other goroutines of the session
 
+	given   []*taskRun // of handleFetches, kept for its memory
 	runq    chan *taskRun
 	tokens  chan struct{} // a worker holds one while it runs a task; pause takes them all
 	pausing atomic.Bool   // shared: asks workers to end their slice

@@ -88,23 +88,23 @@ const (
 	scratchBatch = 512
 )
 
-// deliver hands a fetched partition to its task.
-func (s *session) deliver(topic string, p *kgo.FetchPartition) {
+// deliver puts a fetched partition into its task's inbox. It returns the task, which the caller has to schedule, or nil.
+func (s *session) deliver(topic string, p *kgo.FetchPartition) *taskRun {
 	parts := s.inputs[topic]
 	if int(p.Partition) >= len(parts) || parts[p.Partition] == nil {
-		return // revoked meanwhile
+		return nil // revoked meanwhile
 	}
 	in := parts[p.Partition]
 	if !in.t.running {
 		in.dropped = true
-		return
+		return nil
 	}
 	records := p.Records
 	for len(records) > 0 && records[0].Offset < in.next {
 		records = records[1:]
 	}
 	if len(records) == 0 {
-		return
+		return nil
 	}
 	in.next = records[len(records)-1].Offset + 1
 	in.end = max(in.next, p.LastStableOffset, in.end)
@@ -117,7 +117,7 @@ func (s *session) deliver(topic string, p *kgo.FetchPartition) {
 	in.bytes.Add(size)
 	in.inbox = append(in.inbox, inbound{records, size, in.next, in.end})
 	in.mu.Unlock()
-	s.schedule(in.t)
+	return in.t
 }
 
 // schedule puts a task into the run queue, once. The queue has room for all tasks.

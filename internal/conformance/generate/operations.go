@@ -406,13 +406,13 @@ func suppressThenCount(g *gen, c *testCase) {
 
 // avoidLastOld removes records that would make Kafka Streams hand on a wrong old value: while a row waits in a
 // suppression, it forgets what was emitted last and tells the last value that waited as the old one. That shows where a
-// deletion is among what waits.
+// deletion is among what waits, or was what was emitted last.
 func avoidLastOld(c *testCase, topic string, limit int64) {
 	type waits struct {
 		since   int64
 		deleted bool
 	}
-	waiting := make(map[any]waits)
+	waiting, gone := make(map[any]waits), make(map[any]bool)
 	now := int64(0)
 	c.Inputs = slices.DeleteFunc(c.Inputs, func(in object) bool {
 		if in["topic"] != topic || in["key"] == nil {
@@ -420,7 +420,7 @@ func avoidLastOld(c *testCase, topic string, limit int64) {
 		}
 		key, at, deleted := in["key"], in["ts"].(int64), in["value"] == nil
 		w, ok := waiting[key]
-		if ok && (deleted || w.deleted) {
+		if ok && (deleted || w.deleted || gone[key]) {
 			return true
 		}
 		if !ok {
@@ -431,6 +431,7 @@ func avoidLastOld(c *testCase, topic string, limit int64) {
 		for k, w := range waiting {
 			if w.since <= now-limit {
 				delete(waiting, k)
+				gone[k] = w.deleted
 			}
 		}
 		return false
