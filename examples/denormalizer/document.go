@@ -26,6 +26,7 @@ const (
 	StubUnpublished Stub = "unpublished" // an article that readers must not see
 	StubCycle       Stub = "cycle"       // already on the way from the article down to here
 	StubSize        Stub = "size"        // the document is large enough
+	StubLink        Stub = "link"        // another article, which the partitioned form only names
 )
 
 // Limits bound documents, and the work that one record may cause.
