@@ -54,7 +54,7 @@ func producedBytes(o *task.Output) int {
 // limitRows bounds the rows of the stores that have a changelog.
 func (t *Task) limitRows() {
 	for i, spec := range t.sub.stores {
-		if t.opts.MaxRecordBytes > framingBytes && (t.unlogged == nil || !t.unlogged[i]) {
+		if t.opts.MaxRecordBytes > framingBytes && (len(t.unlogged) == 0 || !t.unlogged[i]) {
 			t.layers.Rows(spec.Name()).LimitBytes(t.opts.MaxRecordBytes - framingBytes)
 		}
 	}

@@ -447,7 +447,7 @@ func (t *Task) Outputs() []task.Output {
 func (t *Task) Boundary() task.Batch {
 	b := task.Batch{Processed: t.processed, Metadata: formatMetadata(t.streamTime), Changes: t.changes[:0]}
 	t.layers.Changes(func(store int, key, row []byte) {
-		if t.unlogged != nil && t.unlogged[store] {
+		if len(t.unlogged) > 0 && t.unlogged[store] {
 			return
 		}
 		b.Changes = append(b.Changes, task.Change{Store: store, Key: key, Row: row})
