@@ -94,6 +94,7 @@ type driven struct {
 	task      *processor.Task
 	sources   []string
 	changelog []map[string][]byte // by store: the newest row of each key
+	followed  []followed          // stores that have a topic for it
 	changes   int64
 	offsets   map[string]int64
 	metadata  string
@@ -127,6 +128,7 @@ func New(t TB, topology *processor.Topology, opts ...Option) *Driver {
 		for range topology.Stores(sub) {
 			dr.changelog = append(dr.changelog, make(map[string][]byte))
 		}
+		d.findFollowed(dr)
 		for _, topic := range dr.sources {
 			d.readers[topic] = append(d.readers[topic], dr)
 		}
@@ -352,6 +354,7 @@ func (d *Driver) commit() error {
 			}
 		}
 		for _, o := range b.Offsets {
+			d.follow(dr, o.Topic, o.Next)
 			dr.offsets[o.Topic] = o.Next
 		}
 		dr.metadata = b.Metadata
