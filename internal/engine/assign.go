@@ -413,6 +413,9 @@ func (s *session) stepError(t *taskRun, err error) error {
 		s.e.wipeLater(t.id)
 		return &rebuildError{fmt.Errorf("engine: task %s: %w", t.id, err)}
 	}
+	if errors.Is(err, state.ErrNoSpace) {
+		return noSpaceError(t, err)
+	}
 	return err
 }
 

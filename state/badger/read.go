@@ -11,6 +11,11 @@ import (
 
 // Get returns the row under key, or nil when there is none. The row belongs to the caller.
 func (b *Backend) Get(id state.StoreID, key []byte) (row []byte, err error) {
+	row, err = b.getOf(id, key)
+	return row, b.explain(err)
+}
+
+func (b *Backend) getOf(id state.StoreID, key []byte) (row []byte, err error) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	if err := b.known(id); err != nil {
@@ -25,7 +30,7 @@ func (b *Backend) Get(id state.StoreID, key []byte) (row []byte, err error) {
 
 // get reads the snapshot; the caller holds mu.
 func (b *Backend) get(key []byte) (row []byte, err error) {
-	defer recovered(&err)
+	defer recoveredRead(&err)
 	row, err = getRow(b.snap.txn, key)
 	if err != nil && !errors.Is(err, state.ErrCorrupt) {
 		err = ioError("read "+b.dir.path, err)
@@ -48,6 +53,34 @@ func getRow(txn *bdg.Txn, key []byte) ([]byte, error) {
 	return row, checkValue(row)
 }
 
+// errReadPanic stands for a panic of Badger's in a read, until explain has found out what it means.
+var errReadPanic = errors.New("reading failed with a panic")
+
+func recoveredRead(err *error) {
+	if recover() != nil {
+		*err = errReadPanic
+	}
+}
+
+// explain says what a panic in a read comes from. A write that fails because the disk is full leaves Badger without a
+// table in memory, over which reads then stumble, at once, before the write has returned and told: it is waited for.
+// Anything else is damage. The caller holds no lock.
+func (b *Backend) explain(err error) error {
+	if err == nil || !errors.Is(err, errReadPanic) {
+		return err
+	}
+	if b.failed.Load() == nil {
+		b.writing.Lock()
+		defer b.writing.Unlock()
+	}
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if why := b.usable(); why != nil {
+		return why
+	}
+	return corrupt("a read ended in a panic")
+}
+
 // checkValue tells damage of the value log, which Badger reports as an empty value. Nothing stored is empty.
 func checkValue(row []byte) error {
 	if len(row) == 0 {
@@ -58,6 +91,11 @@ func checkValue(row []byte) error {
 
 // Position returns the changelog position of a store; ok is false when none was written yet.
 func (b *Backend) Position(id state.StoreID) (p state.Position, ok bool, err error) {
+	p, ok, err = b.positionOf(id)
+	return p, ok, b.explain(err)
+}
+
+func (b *Backend) positionOf(id state.StoreID) (p state.Position, ok bool, err error) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	if err := b.known(id); err != nil {
@@ -127,25 +165,35 @@ type cursor struct {
 
 // Next advances to the next row and tells whether there is one.
 func (c *cursor) Next() bool {
+	ok, err := c.advance()
+	if errors.Is(err, errReadPanic) {
+		err = c.b.explain(err)
+		c.b.mu.RLock()
+		defer c.b.mu.RUnlock()
+		c.err = err
+	}
+	return ok
+}
+
+func (c *cursor) advance() (ok bool, err error) {
 	c.b.mu.RLock()
 	defer c.b.mu.RUnlock()
 	if c.done {
-		return false
+		return false, nil
 	}
-	ok, err := c.next()
-	if !ok || err != nil {
-		c.release(err)
-		c.b.untrack(c)
-		return false
+	if ok, err = c.next(); ok && err == nil {
+		return true, nil
 	}
-	return true
+	c.release(err)
+	c.b.untrack(c)
+	return false, err
 }
 
 func (c *cursor) next() (ok bool, err error) {
 	if err := c.b.usable(); err != nil {
 		return false, err
 	}
-	defer recovered(&err)
+	defer recoveredRead(&err)
 	if c.it == nil {
 		// Values are taken one by one: prefetching costs a goroutine for each.
 		c.it = c.snap.txn.NewIterator(bdg.IteratorOptions{Prefix: c.prefix, Reverse: c.reverse})
