@@ -109,14 +109,14 @@ func (s scenario) draw() (*picture, error) {
 			return nil, err
 		}
 		l := lane{label: r.label, under: r.under}
-		if strings.HasPrefix(s.name, "window-") && s.scale > 0 {
-			l.bars, err = windowBars(out, s.name == "window-session")
-			if err != nil {
+		switch {
+		case strings.HasPrefix(s.name, "window-") && s.scale > 0:
+			if l.bars, err = windowBars(out, s.name == "window-session"); err != nil {
 				return nil, err
 			}
-		} else if s.name == "stream-and-table" {
+		case s.name == "stream-and-table":
 			l.marks = rowsAfter(out)
-		} else {
+		default:
 			l.marks = s.marks(out)
 		}
 		p.lanes = append(p.lanes, l)

@@ -2,6 +2,7 @@ package docs_test
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"tailrace.dev/processor"
@@ -282,6 +283,28 @@ func scenarios() []scenario {
 				}},
 				{"LeftForeignKeyJoin", "left", func(b *processor.Builder) *stream.Stream[string, string] {
 					return stream.Changes(table.LeftForeignKeyJoin(leftRows(b), rightRows(b), Link, foreign, leftPair))
+				}},
+			},
+		},
+		{
+			picture: picture{name: "join-many", title: "A table joined with all the rows that each of its rows refers to: pages and their parts"},
+			keys:    true,
+			steps: []step{
+				right(1, "L1").of("l"), left(2, "l,p").of("home"), right(3, "P1").of("p"), right(4, "L2").of("l"),
+				right(5, "").of("p").gone(), left(6, "l").of("home"),
+			},
+			inputs: []input{leftTable, rightTable},
+			results: []lanes{
+				{"JoinMany", "", func(b *processor.Builder) *stream.Stream[string, string] {
+					parts := func(_, v string) []string { return strings.Split(v, ",") }
+					whole := func(_, _ string, rows []processor.Opt[string]) string {
+						var texts []string
+						for _, r := range rows {
+							texts = append(texts, r.Or("–"))
+						}
+						return strings.Join(texts, "·")
+					}
+					return stream.Changes(table.JoinMany(leftRows(b), rightRows(b), Link, parts, whole))
 				}},
 			},
 		},

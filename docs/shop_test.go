@@ -21,7 +21,13 @@ type (
 		Order Order
 		Paid  bool
 	}
-	Letter struct{ Name, Order string }
+	Letter    struct{ Name, Order string }
+	Page      struct{ Assets []string }
+	Asset     struct{ Text string }
+	WholePage struct {
+		Page   Page
+		Assets []processor.Opt[Asset]
+	}
 )
 
 var (
@@ -32,6 +38,8 @@ var (
 	Limits    = processor.NewTopic("limits", serde.String, serde.Int64)               // by customer
 	Towns     = processor.NewTopic("towns", serde.String, serde.JSON[Town]())         // by town
 	Products  = processor.NewTopic("products", serde.String, serde.String)            // by product
+	Pages     = processor.NewTopic("pages", serde.String, serde.JSON[Page]())         // by page
+	Assets    = processor.NewTopic("assets", serde.String, serde.JSON[Asset]())       // by asset
 
 	OrdersPaid   = state.Join("orders-paid", serde.String, serde.JSON[Order](), serde.JSON[Payment](), 3*time.Hour)
 	CustomerRows = state.KeyValue("customer-rows", serde.String, serde.JSON[Customer]())
@@ -40,6 +48,9 @@ var (
 	LimitHistory = state.Versioned("limit-history", serde.String, serde.Int64, time.Hour)
 	OrdersHeld   = state.Buffer("orders-held", serde.String, serde.JSON[Order]())
 	HomeTown     = table.NewLink("home-town", serde.String, serde.String, serde.JSON[Town]())
+	PageRows     = state.KeyValue("page-rows", serde.String, serde.JSON[Page]())
+	AssetRows    = state.KeyValue("asset-rows", serde.String, serde.JSON[Asset]())
+	PageAssets   = table.NewLink("page-assets", serde.String, serde.String, serde.JSON[Asset]())
 	Hourly       = state.Window("clicks-hourly", serde.String, serde.Int64, 24*time.Hour)
 	Visits       = state.Session("visits", serde.String, serde.Int64, 24*time.Hour)
 	HourlyLast   = state.Buffer("clicks-hourly-last", state.WindowedSerde(serde.String), serde.Int64)
@@ -76,6 +87,14 @@ func TestShopBuilds(t *testing.T) {
 				func(_ string, c Customer) (string, bool) { return c.Town, c.Town != "" },
 				func(_ string, c Customer, t Town) string { return t.Country })
 			use(stream.Changes(countries))
+		},
+		"many": func(b *processor.Builder) {
+			pages := table.From(b, Pages, PageRows)
+			assets := table.From(b, Assets, AssetRows)
+			whole := table.JoinMany(pages, assets, PageAssets,
+				func(_ string, p Page) []string { return p.Assets },
+				func(_ string, p Page, assets []processor.Opt[Asset]) WholePage { return WholePage{p, assets} })
+			use(stream.Changes(whole))
 		},
 		"global": func(b *processor.Builder) {
 			orders := stream.From(b, Orders)

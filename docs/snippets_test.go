@@ -99,6 +99,29 @@ func TestDiagram(t *testing.T) {
 	t.Errorf("no page shows the topology as it is drawn now:\n%s", want)
 }
 
+var link = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+
+// TestLinks wants the files to be there that the pages point to.
+func TestLinks(t *testing.T) {
+	for _, pattern := range []string{"*.md", "adr/*.md", "../*.md"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+				if _, err := os.Stat(filepath.Join(filepath.Dir(f), m[1])); err != nil {
+					t.Errorf("%s points to %s, which is not there", f, m[1])
+				}
+			}
+		}
+	}
+}
+
 func unindented(text string) string {
 	var b strings.Builder
 	for _, line := range strings.Split(text, "\n") {
