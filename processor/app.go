@@ -180,6 +180,7 @@ func (a *App) program(c Config, seams engine.Seams) engine.Program {
 			}
 			s.Stores = append(s.Stores, engine.Store{
 				Name: st.Name(), Changelog: StoreTopic(a.id, st), Config: st.ChangelogConfig(),
+				Outlives: st.Kind() == state.KindEffects,
 			})
 		}
 		p.Subs = append(p.Subs, s)

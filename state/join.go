@@ -68,6 +68,7 @@ type JoinStore struct {
 	rows     *Rows
 	interval int64
 	seq      *Cell
+	width    *Cell    // the interval that the rows were written with
 	seen     [2]*Cell // the largest time stored of each side
 	earliest *Cell    // no record without a partner has an earlier time
 
@@ -83,10 +84,18 @@ func OpenJoin[K, L, R any](env Env, s *JoinSpec[K, L, R]) (*JoinStore, error) {
 	if rows.spec != AnySpec(s) {
 		return nil, fmt.Errorf("%w: %q", ErrWrongStore, s.name)
 	}
-	return &JoinStore{
+	j := &JoinStore{
 		rows: rows, interval: s.interval(), seq: rows.Cell("number"), earliest: rows.Cell("earliest"),
-		seen: [2]*Cell{RightSide: rows.Cell("right-time"), LeftSide: rows.Cell("left-time")},
-	}, nil
+		width: rows.Cell("interval"),
+		seen:  [2]*Cell{RightSide: rows.Cell("right-time"), LeftSide: rows.Cell("left-time")},
+	}
+	// The retention may have changed since the rows were written; where they lie has not.
+	if width, ok, err := j.width.Load(); err != nil {
+		return nil, err
+	} else if ok && width > 0 {
+		j.interval = width
+	}
+	return j, nil
 }
 
 // Cell returns a number of the operator that owns the store, such as its stream time.
@@ -146,6 +155,7 @@ func (j *JoinStore) Put(r Joinable, window int64) (Joinable, error) {
 	}
 	r.number = n + 1
 	j.seq.Store(r.number)
+	j.width.Store(j.interval)
 	seen, ok, err := j.seen[r.Side].Load()
 	if err != nil {
 		return r, err

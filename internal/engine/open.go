@@ -107,7 +107,7 @@ func (s *session) checkCommitted(t *taskRun) error {
 		names = append(names, in.topic)
 	}
 	for _, st := range t.stores {
-		if st.spec.Changelog == "" {
+		if st.spec.Changelog == "" || st.spec.Outlives {
 			continue
 		}
 		has, err := hasRows(t.backend, st.id)

@@ -70,6 +70,8 @@ type Store struct {
 	Name string
 	// Changelog is the name of its changelog topic on the broker, which the engine creates.
 	Changelog string
+	// Outlives tells that the rows are meant to survive a reset, so that they say nothing of what was processed.
+	Outlives bool
 	// Config holds the changelog's topic configuration, cleanup.policy included.
 	Config map[string]string
 	// Source is the input topic that takes the place of the changelog, which is empty then: the rows are those that Row
