@@ -31,6 +31,10 @@ func Global[K, V any](b *Builder, topic *Topic[K, V], store *state.KeyValueSpec[
 			store.Name(), d.caller)
 		return
 	}
+	if hasTTL(store) {
+		b.Fail("global", "store %q has a time to live, which a global table cannot keep: declare it without", store.Name())
+		return
+	}
 	b.stores[store.Name()] = &declaredStore{spec: store, caller: caller()}
 	b.globals = append(b.globals, globalTable{topic.name, store, caller()})
 }

@@ -36,6 +36,8 @@ type Operator struct {
 	NeedsKey bool
 	// KeyRequired is NeedsKey where Node.RequireKey has reported the mistake already.
 	KeyRequired bool
+	// Expires tells that it removes the expired rows of the Owned stores, with ExpireRows.
+	Expires bool
 }
 
 // Builder returns the builder that the node belongs to.
@@ -50,6 +52,7 @@ func newNode[K, V any](b *Builder, op Operator, parents ...*node) *Node[K, V] {
 		b.useStore(m, s, true)
 	}
 	m.owner = len(op.Owned) > 0
+	b.checkTTL(op)
 	for _, p := range parents {
 		switch {
 		case op.NeedsKey:

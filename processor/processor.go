@@ -131,6 +131,20 @@ func ProcessWith[K, V, K2, V2 any](
 		if cl, ok := proc.(Closer); ok {
 			t.OnClose(cl.Close)
 		}
+		sweeps, err := p.b.sweepers(t, op.Stores)
+		if err != nil {
+			return nil, err
+		}
+		if len(sweeps) > 0 {
+			return func(r Record[K, V]) error {
+				for _, sweep := range sweeps {
+					if err := sweep(r.Time.UnixMilli()); err != nil {
+						return err
+					}
+				}
+				return proc.Process(c, r)
+			}, nil
+		}
 		return func(r Record[K, V]) error { return proc.Process(c, r) }, nil
 	})
 	return n

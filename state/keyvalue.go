@@ -29,6 +29,7 @@ type KeyValueStore[K, V any] struct {
 	env   Env
 	rows  *Rows
 	cache objectCache[V]
+	exp   *expiry // nil: rows stay until they are deleted
 
 	key []byte // scratch
 	row []byte // scratch
@@ -52,6 +53,13 @@ func (s *KeyValueSpec[K, V]) Open(env Env) (*KeyValueStore[K, V], error) {
 	st.cache.limit = defaultCacheBytes
 	rows.typed = st
 	rows.evict = st.cache.evict
+	if s.ttl > 0 {
+		st.exp = newExpiry(rows, s.ttl)
+		rows.evict = func(key string) {
+			st.cache.evict(key)
+			st.exp.undone(key)
+		}
+	}
 	return st, nil
 }
 
@@ -95,7 +103,7 @@ func (s *KeyValueStore[K, V]) Lookup(k K) (v V, timeMillis int64, ok bool, err e
 	}
 	if s.spec.flat {
 		if o := s.cache.get(key); o != nil {
-			return o.value, o.timeMillis, true, nil
+			return s.unexpired(o.value, o.timeMillis)
 		}
 	}
 	row, err := s.rows.Get(key)
@@ -108,6 +116,15 @@ func (s *KeyValueStore[K, V]) Lookup(k K) (v V, timeMillis int64, ok bool, err e
 	}
 	if s.spec.flat {
 		s.cache.put(key, v, timeMillis, len(row))
+	}
+	return s.unexpired(v, timeMillis)
+}
+
+// unexpired returns a row that was found, or none if it has expired.
+func (s *KeyValueStore[K, V]) unexpired(v V, timeMillis int64) (V, int64, bool, error) {
+	if s.exp != nil && s.exp.past(timeMillis) {
+		var zero V
+		return zero, 0, false, nil
 	}
 	return v, timeMillis, true, nil
 }
@@ -123,14 +140,16 @@ func (s *KeyValueStore[K, V]) Take(k K) (v V, timeMillis int64, ok bool, err err
 		return v, 0, false, err
 	}
 	if v, timeMillis, ok = s.cache.take(key); ok {
-		return v, timeMillis, true, nil
+		return s.unexpired(v, timeMillis)
 	}
 	row, err := s.rows.Get(key)
 	if err != nil || row == nil {
 		return v, 0, false, err
 	}
-	v, timeMillis, err = s.decode(row, true)
-	return v, timeMillis, err == nil, err
+	if v, timeMillis, err = s.decode(row, true); err != nil {
+		return v, timeMillis, false, err
+	}
+	return s.unexpired(v, timeMillis)
 }
 
 // Set puts v under k, with the time of the record in process. It copies v by encoding it; v stays the caller's.
@@ -163,6 +182,13 @@ func (s *KeyValueStore[K, V]) set(k K, v V, timeMillis int64, keep bool) error {
 		return fmt.Errorf("state: store %q: encode value: %w", s.spec.name, err)
 	}
 	s.row = row
+	if s.exp != nil {
+		was, exists, err := s.rowTime(key)
+		if err != nil {
+			return err
+		}
+		s.exp.written(key, timeMillis, was, exists)
+	}
 	if keep {
 		s.rows.put(s.cache.put(key, v, timeMillis, len(row)), row, false)
 	} else {
@@ -180,6 +206,15 @@ func (s *KeyValueStore[K, V]) Delete(k K) error {
 	key, err := s.encodeKey(k)
 	if err != nil {
 		return err
+	}
+	if s.exp != nil {
+		was, exists, err := s.rowTime(key)
+		if err == nil && exists {
+			err = s.exp.removed(key, was)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	s.cache.drop(key)
 	s.rows.Put(key, nil)
@@ -261,6 +296,9 @@ func (s *KeyValueStore[K, V]) scan(from, to []byte, reverse bool) iter.Seq2[Entr
 				var millis int64
 				e.Value, millis, err = s.decode(sc.Row(), !s.spec.flat)
 				e.Time = time.UnixMilli(millis).UTC()
+				if err == nil && s.exp != nil && s.exp.past(millis) {
+					continue
+				}
 			}
 			if !yield(e, err) || err != nil {
 				return

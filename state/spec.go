@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"regexp"
+	"time"
 
 	"tailrace.dev/serde"
 )
@@ -51,6 +52,7 @@ type KeyValueSpec[K, V any] struct {
 	value     serde.Serde[V]
 	initially func() V
 	topic     map[string]string
+	ttl       time.Duration
 	flat      bool
 	err       error
 }

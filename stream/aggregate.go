@@ -238,7 +238,8 @@ func foldKeys[K, V, A any](
 	s *Stream[K, V], spec *state.KeyValueSpec[K, A], agg aggregation[K, V, A],
 ) *table.Table[K, A] {
 	wantOld := new(bool)
-	n := processor.Derive(s.node, processor.Operator{Kind: agg.kind, Owned: []state.AnySpec{spec}, KeyRequired: true},
+	op := processor.Operator{Kind: agg.kind, Owned: []state.AnySpec{spec}, KeyRequired: true, Expires: true}
+	n := processor.Derive(s.node, op,
 		func(t *processor.Task, next processor.Handler[K, table.Change[A]]) (processor.Handler[K, V], error) {
 			st, err := spec.Open(t)
 			if err != nil {
@@ -249,9 +250,15 @@ func foldKeys[K, V, A any](
 				put = st.Give
 			}
 			step := agg.step(spec.Initial)
+			expire := processor.ExpireRows(spec, st, table.Deleted[A](wantOld), next)
 			return func(r processor.Record[K, V]) error {
 				if !agg.accepts(t, r.NoKey, r.Tombstone) {
 					return nil
+				}
+				if expire != nil {
+					if err := expire(r.Key, r.Time); err != nil {
+						return err
+					}
 				}
 				var c table.Change[A]
 				if *wantOld {

@@ -140,7 +140,7 @@ func fold[K, V, A any](
 		g.node.Builder().Fail(kind, "a function is nil")
 	}
 	wantOld := new(bool)
-	op := processor.Operator{Kind: kind, Owned: []state.AnySpec{spec(store)}, NeedsKey: true}
+	op := processor.Operator{Kind: kind, Owned: []state.AnySpec{spec(store)}, NeedsKey: true, Expires: true}
 	n := processor.Derive(g.node, op,
 		func(t *processor.Task, next processor.Handler[K, Change[A]]) (processor.Handler[K, Change[V]], error) {
 			st, err := store.Open(t)
@@ -151,10 +151,16 @@ func fold[K, V, A any](
 			if own {
 				put = st.Give
 			}
+			expire := processor.ExpireRows(store, st, Deleted[A](wantOld), next)
 			return func(r processor.Record[K, Change[V]]) error {
 				if r.NoKey {
 					t.Drop(processor.DropNoKey)
 					return nil
+				}
+				if expire != nil {
+					if err := expire(r.Key, r.Time); err != nil {
+						return err
+					}
 				}
 				var c Change[A]
 				if *wantOld {

@@ -35,6 +35,17 @@ type Change[V any] struct {
 	Outdated bool
 }
 
+// Deleted returns the function that makes the change of a row that is gone. It tells the old value if wantOld is set. It
+// is for writing operators.
+func Deleted[V any](wantOld *bool) func(old V) Change[V] {
+	return func(old V) (c Change[V]) {
+		if *wantOld {
+			c.Old = processor.Some(old)
+		}
+		return c
+	}
+}
+
 // Getter returns the newest value of a table under a key, as processing stands, and its time in Unix milliseconds.
 type Getter[K, V any] func(k K) (v V, timeMillis int64, ok bool, err error)
 
@@ -95,17 +106,23 @@ func Materialize[K, V any](
 	records *processor.Node[K, V], kind string, store *state.KeyValueSpec[K, V],
 ) *Table[K, V] {
 	wantOld := new(bool)
-	op := processor.Operator{Kind: kind, Owned: []state.AnySpec{spec(store)}, NeedsKey: true}
+	op := processor.Operator{Kind: kind, Owned: []state.AnySpec{spec(store)}, NeedsKey: true, Expires: true}
 	n := processor.Derive(records, op,
 		func(t *processor.Task, next processor.Handler[K, Change[V]]) (processor.Handler[K, V], error) {
 			s, err := store.Open(t)
 			if err != nil {
 				return nil, err
 			}
+			expire := processor.ExpireRows(store, s, Deleted[V](wantOld), next)
 			return func(r processor.Record[K, V]) error {
 				if r.NoKey {
 					t.Drop(processor.DropNoKey)
 					return nil
+				}
+				if expire != nil {
+					if err := expire(r.Key, r.Time); err != nil {
+						return err
+					}
 				}
 				var c Change[V]
 				if *wantOld {

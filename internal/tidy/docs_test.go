@@ -230,6 +230,7 @@ var noExample = map[string]string{
 	"table.New":           plumbing,
 	"table.Values":        plumbing,
 	"table.RequireStored": plumbing,
+	"table.Deleted":       plumbing,
 
 	"table.Materialize":          plumbing,
 	"table.MaterializeVersioned": plumbing,
