@@ -52,7 +52,7 @@ func NewLink[K, FK, R any](
 // row for which fk returns false has no result. A change of either side updates all results that depend on it.
 //
 // The tables need not be partitioned alike. Results of different keys come in no order. An answer that was overtaken by
-// a newer value of the left row is discarded, and counted. The time of a result is the larger of the two rows' where the left row
+// a newer value of the left row is discarded, and counted; the last result is always that of the newest rows. The time of a result is the larger of the two rows' where the left row
 // changed, and that of the right row where that did. A left row that moves from one foreign key to
 // another, without a match there, forwards a deletion even when there was no result before.
 //
@@ -123,6 +123,9 @@ func joinForeign[K, L, FK, R, W any](
 	processor.ToRepartition(answerRows(right, link, kind), link.answer)
 
 	answers := processor.FromRepartition(b, link.answer)
+	if !outer {
+		processor.ToRepartition(askAgain(left, answers, kind, fk), link.ask)
+	}
 	direct := unlinked(left, kind, outer, fk, f)
 	results := processor.Derive(answers, processor.Operator{Kind: kind, Stores: left.stores, NeedsKey: true},
 		func(t *processor.Task, next processor.Handler[K, Change[W]]) (processor.Handler[K, answer[R]], error) {
@@ -222,6 +225,36 @@ func subscribe[K, L, FK, R any](
 			}, nil
 		})
 	processor.ToRepartition(asks, link.ask)
+}
+
+// askAgain asks on behalf of a left row that came while the deletion of its predecessor was on its way: the answer that
+// it is done must not delete the result of the new row, but if the new row has none, nothing else would delete the old
+// one. (Kafka Streams leaves it.)
+func askAgain[K, L, FK, R any](
+	left *Table[K, L], answers *processor.Node[K, answer[R]], kind string, fk func(k K, l L) (FK, bool),
+) *processor.Node[FK, subscription[K]] {
+	op := processor.Operator{Kind: kind + "-ask-again", Stores: left.stores, NeedsKey: true, Rekeys: true}
+	return processor.Derive(answers, op,
+		func(t *processor.Task, next processor.Handler[FK, subscription[K]]) (processor.Handler[K, answer[R]], error) {
+			get, err := left.view(t)
+			if err != nil {
+				return nil, err
+			}
+			return func(r processor.Record[K, answer[R]]) error {
+				if !r.Value.gone {
+					return nil
+				}
+				l, _, ok, err := get(r.Key)
+				if err != nil || !ok {
+					return err
+				}
+				key, refers := fk(r.Key, l)
+				if !refers {
+					return nil
+				}
+				return next(processor.WithKey(processor.WithValue(r, subscription[K]{r.Key, wantAnswer}), key))
+			}, nil
+		})
 }
 
 // unlinked makes the results of an outer join that need no answer: of rows that refer to nothing, and deletions.
