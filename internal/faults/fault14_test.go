@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -176,7 +177,7 @@ func (c *cluster) mustHoldDeadLetters(topic string, bad []poison) {
 			}
 			delete(want, place{int32(partition), offset})
 			switch {
-			case string(r.Key) != string(p.rec.Key) || string(r.Value) != string(p.rec.Value):
+			case !bytes.Equal(r.Key, p.rec.Key) || !bytes.Equal(r.Value, p.rec.Value):
 				c.t.Errorf("dead letter %d: %q=%q, want %q=%q", offset, r.Key, r.Value, p.rec.Key, p.rec.Value)
 			case h[processor.DeadLetterTopic] != c.in || h["trace"] != string(p.rec.Headers[0].Value):
 				c.t.Errorf("dead letter %d: headers %q", offset, h)

@@ -147,6 +147,8 @@ func (m *member) wait(limit time.Duration) string {
 // stop ends the member in good order.
 func (m *member) stop() {
 	m.t.Helper()
+	// Before it says anything, a process that is asked to stop dies of the signal.
+	until(m.t, time.Minute, "the member to start", func() bool { return m.ended() || len(m.said(saysState)) > 0 })
 	m.signal(syscall.SIGTERM)
 	if end := m.wait(30 * time.Second); end != "<nil>" {
 		m.t.Errorf("stop: %s", end)
