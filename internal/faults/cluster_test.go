@@ -46,7 +46,7 @@ func newCluster(t *testing.T, partitions int) *cluster {
 	if realBrokers == nil {
 		return newFake(t, partitions)
 	}
-	name := strings.ToLower(strings.NewReplacer("/", "-", " ", "-", ":", "-", "_", "-").Replace(t.Name()))
+	name := strings.ToLower(strings.NewReplacer("/", "-", " ", "-", ":", "-", "_", "-", "#", "-").Replace(t.Name()))
 	c := &cluster{t: t, addrs: realBrokers(t), app: fmt.Sprintf("%s-%d", name, time.Now().UnixNano()%1e10)}
 	c.prepare(partitions)
 	return c
@@ -77,7 +77,7 @@ func (c *cluster) prepare(partitions int, opts ...kgo.Opt) {
 	c.t.Helper()
 	c.in, c.out = c.app+"-in", c.app+"-out"
 	var err error
-	c.opts = append(opts, kgo.SeedBrokers(c.addrs...), kgo.MetadataMinAge(50*time.Millisecond), kgo.ProducerLinger(0))
+	c.opts = append(slices.Clone(opts), kgo.SeedBrokers(c.addrs...), kgo.MetadataMinAge(50*time.Millisecond), kgo.ProducerLinger(0))
 	c.cl, err = kgo.NewClient(c.opts...)
 	if err != nil {
 		c.t.Fatal(err)
@@ -170,7 +170,7 @@ func (f *feeder) flow(rate int) (stop func()) {
 // caughtUp tells whether the group has committed the whole input.
 func (c *cluster) caughtUp() bool {
 	ends, err := c.adm.ListEndOffsets(c.t.Context(), c.in)
-	if err != nil || ends.Error() != nil {
+	if err != nil || ends.Error() != nil || len(ends[c.in]) == 0 {
 		return false
 	}
 	committed, err := c.adm.FetchOffsets(c.t.Context(), c.app)

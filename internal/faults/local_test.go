@@ -75,7 +75,9 @@ func (s setup) run(t *testing.T) *local {
 	}()
 	t.Cleanup(func() {
 		cancel()
-		l.end(time.Minute)
+		if err := l.end(time.Minute); err != nil {
+			t.Logf("end: %v", err)
+		}
 		if t.Failed() {
 			for _, e := range logs.All() {
 				t.Logf("%s %s %s %v", e.Time.Format("15:04:05.000"), e.Level, e.Message, e.ContextMap())
