@@ -43,7 +43,11 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	out := &console{w: stdout, quiet: o.quiet}
-	if err := run(ctx, o, out, logger(o.verbose)); err != nil {
+	form := run
+	if o.split {
+		form = runPartitioned
+	}
+	if err := form(ctx, o, out, logger(o.verbose)); err != nil {
 		fmt.Fprintln(stderr, "denormalizer:", err)
 		return 1
 	}
@@ -62,6 +66,7 @@ type options struct {
 	seed     uint64
 	member   bool
 	once     bool
+	split    bool // the partitioned form
 	quiet    bool
 	verbose  bool
 	session  time.Duration
@@ -93,6 +98,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.Uint64Var(&o.seed, "seed", 1, "which newsroom to invent")
 	f.BoolVar(&o.member, "member", false, "join a run that is under way at -brokers: no newsroom, temporary state")
 	f.BoolVar(&o.once, "once", false, "end after the result, instead of serving the page until Ctrl-C")
+	f.BoolVar(&o.split, "partitioned", false, "run the partitioned form, for logs that outgrow one partition: articles "+
+		"and assets in topics of their own, joined; no page")
 	f.DurationVar(&o.session, "session", defaultSession,
 		"after how long without a sign of life a member's work goes to others")
 	f.BoolVar(&o.quiet, "quiet", false, "print the result only")
@@ -119,6 +126,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		return o, errors.New("-data belongs to the broker in this process and cannot go with -brokers")
 	case o.member && (set["rate"] || set["events"] || set["seed"] || o.once):
 		return o, errors.New("-member appends nothing, so -rate, -events, -seed and -once cannot go with it")
+	case o.split && set["http"]:
+		return o, errors.New("-partitioned has no page, so -http cannot go with it")
 	case o.rate < 1 || o.rate > 100_000:
 		return o, fmt.Errorf("-rate is %d: give 1 to 100000", o.rate)
 	case o.events < 0:
@@ -139,6 +148,9 @@ func (o options) stateDir() (dir string, remove func() error, err error) {
 	case o.state != "":
 		return o.state, none, nil
 	case o.data != "":
+		if o.split {
+			return filepath.Join(o.data, "state-partitioned"), none, nil
+		}
 		return filepath.Join(o.data, "state"), none, nil
 	case len(o.brokers) > 0 && !o.member:
 		return "", none, nil
@@ -151,7 +163,7 @@ func (o options) stateDir() (dir string, remove func() error, err error) {
 }
 
 // memberLine returns the command that starts a second member beside this process.
-func memberLine(brokers []string, session time.Duration) string {
+func memberLine(brokers []string, o options) string {
 	program := "go run tailrace.dev/examples/denormalizer"
 	if exe, err := os.Executable(); err == nil && !strings.Contains(exe, "go-build") {
 		program = exe
@@ -160,8 +172,11 @@ func memberLine(brokers []string, session time.Duration) string {
 		}
 	}
 	line := program + " -member -brokers " + strings.Join(brokers, ",")
-	if session != defaultSession {
-		line += " -session " + session.String()
+	if o.split {
+		line += " -partitioned"
+	}
+	if o.session != defaultSession {
+		line += " -session " + o.session.String()
 	}
 	return line
 }

@@ -172,6 +172,36 @@ func secondMember(t *testing.T, brokers []string) {
 	second.end(syscall.SIGINT, 30*time.Second)
 }
 
+// TestPartitionedMembers starts the line that the first member of the partitioned form prints, and wants the second to get
+// a part of the work, and all to be right in the end.
+func TestPartitionedMembers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes some seconds: builds the program")
+	}
+	b, err := processor.StartEmbedded(processor.EmbeddedConfig{}, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	program := filepath.Join(t.TempDir(), "denormalizer")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	first := startProcess(t, program, "-partitioned", "-brokers", strings.Join(b.Addrs(), ","), "-session", "6s",
+		"-state", t.TempDir(), "-events", "3000", "-rate", "200", "-once")
+	first.waitFor(`articles out [1-9]`, 30*time.Second)
+	second := startProcess(t, strings.Fields(first.waitFor(`(?m)^  (\S+ -member .*)$`, time.Second))...)
+	second.waitFor(`tasks of this member: [1-9]`, 30*time.Second)
+	second.waitFor(`processed [1-9]`, 30*time.Second)
+	second.kill()
+	first.end(nil, 90*time.Second)
+	first.waitFor(`from both topics, ([1-9]\d+) of ([1-9]\d+) published articles are equal`, time.Second)
+}
+
 func TestCommandLine(t *testing.T) {
 	tests := []struct {
 		args string
@@ -179,6 +209,7 @@ func TestCommandLine(t *testing.T) {
 	}{
 		{"-h", 0}, {"-nonsense", 2}, {"extra", 2}, {"-member", 2}, {"-brokers ,", 2}, {"-brokers a:1 -data d", 2},
 		{"-rate 0", 2}, {"-events -1", 2}, {"-once -events 0", 2}, {"-session 1s", 2}, {"-member -brokers a:1 -rate 5", 2},
+		{"-partitioned -http 127.0.0.1:0", 2},
 	}
 	for _, tt := range tests {
 		if code := command(t.Context(), strings.Fields(tt.args), io.Discard, io.Discard); code != tt.code {

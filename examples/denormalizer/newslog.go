@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -88,47 +87,53 @@ func (l *newsLog) flush(ctx context.Context) error {
 	return nil
 }
 
-// archive is what the whole monolog says, by the newest version of each asset.
+// archive is what whole topics say, by the newest version of each asset.
 type archive struct {
 	assets  map[string]Newest
 	records int
 	bad     int // records that are no assets
 }
 
-// readMonolog reads the monolog from its beginning to its present end. It shares nothing with the denormaliser but
+// readLog reads topics of assets from their beginning to their present end. It shares nothing with the denormaliser but
 // Newest.Accept.
-func readMonolog(ctx context.Context, brokers []string) (*archive, error) {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(Monolog.Name()),
+func readLog(ctx context.Context, brokers []string, topics ...string) (*archive, error) {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topics...),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
-		return nil, fmt.Errorf("read monolog: %w", err)
+		return nil, fmt.Errorf("read %v: %w", topics, err)
 	}
 	defer cl.Close()
-	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, Monolog.Name())
+	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, topics...)
 	if err == nil {
 		err = ends.Error()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read monolog: find its end: %w", err)
+		return nil, fmt.Errorf("read %v: find the end: %w", topics, err)
 	}
-	end, ok := ends.Lookup(Monolog.Name(), 0)
-	if !ok {
-		return nil, errors.New("read monolog: it has no partition 0")
-	}
+	left := make(map[source]int64) // the ends that are still to be reached
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Offset > 0 {
+			left[source{o.Topic, o.Partition}] = o.Offset
+		}
+	})
 	a := &archive{assets: make(map[string]Newest)}
-	for at := int64(0); at < end.Offset; {
+	for len(left) > 0 {
 		fs := cl.PollFetches(ctx)
 		if err := fs.Err0(); err != nil {
-			return nil, fmt.Errorf("read monolog: %w", err)
+			return nil, fmt.Errorf("read %v: %w", topics, err)
 		}
 		if errs := fs.Errors(); len(errs) > 0 {
-			return nil, fmt.Errorf("read monolog: %w", errs[0].Err)
+			return nil, fmt.Errorf("read %v: %w", topics, errs[0].Err)
 		}
 		for _, r := range fs.Records() {
-			if r.Offset < end.Offset {
+			from := source{r.Topic, r.Partition}
+			end, reading := left[from]
+			if reading && r.Offset < end {
 				a.add(r)
 			}
-			at = r.Offset + 1
+			if r.Offset+1 >= end {
+				delete(left, from)
+			}
 		}
 	}
 	return a, nil
@@ -157,18 +162,28 @@ func (a *archive) add(r *kgo.Record) {
 	}
 }
 
+// source is a partition that is read.
+type source struct {
+	topic     string
+	partition int32
+}
+
 // documents renders every published article from scratch.
 func (a *archive) documents() (map[string][]byte, error) {
 	look := func(id string) (Newest, bool, error) {
 		n, ok := a.assets[id]
 		return n, ok, nil
 	}
+	return a.render(func(n Newest) (Document, error) { return Render(n, DefaultLimits, look) })
+}
+
+func (a *archive) render(document func(article Newest) (Document, error)) (map[string][]byte, error) {
 	docs := make(map[string][]byte)
 	for id, n := range a.assets {
 		if Kind(id) != KindArticle || n.Deleted || !n.Published {
 			continue
 		}
-		doc, err := Render(n, DefaultLimits, look)
+		doc, err := document(n)
 		if err != nil {
 			return nil, fmt.Errorf("render %s: %w", id, err)
 		}

@@ -162,7 +162,7 @@ var errDiffers = errors.New("the view is not as it must be")
 func result(ctx context.Context, brokers []string, t *tally, v *view, out *console) error {
 	begin := time.Now()
 	for {
-		a, err := readMonolog(ctx, brokers)
+		a, err := readLog(ctx, brokers, Monolog.Name())
 		if err != nil {
 			return err
 		}

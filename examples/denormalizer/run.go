@@ -42,7 +42,7 @@ func run(ctx context.Context, o options, out *console, log *zap.Logger) (err err
 	if err != nil {
 		return err
 	}
-	v, err := openView(ctx, brokers, log)
+	v, err := openView(ctx, brokers, Denormalized.Name(), log)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func run(ctx context.Context, o options, out *console, log *zap.Logger) (err err
 	out.printf("state     %s\n", describeState(app.Config().StateDir, o))
 	if !o.member {
 		out.printf("\nThe monolog has one partition, so one member does the work; a second one is a hot spare, with a "+
-			"page of\nits own. Start it in another terminal by\n\n  %s\n\n", memberLine(brokers, o.session))
+			"page of\nits own. Start it in another terminal by\n\n  %s\n\n", memberLine(brokers, o))
 	}
 
 	p := start(ctx)
@@ -177,7 +177,7 @@ type demoParts struct {
 // demo appends what the newsroom does, waits until everything is processed, and shows and checks the result.
 func demo(ctx context.Context, d demoParts) error {
 	// What there is already, of an earlier run, is where the newsroom goes on.
-	a, err := readMonolog(ctx, d.brokers)
+	a, err := readLog(ctx, d.brokers, Monolog.Name())
 	if err != nil {
 		return err
 	}

@@ -70,8 +70,7 @@ type feedItem struct {
 const feedLength = 1024
 
 // openView makes a view of the topic, which must exist. Nothing is read before follow.
-func openView(ctx context.Context, brokers []string, log *zap.Logger) (*view, error) {
-	topic := Denormalized.Name()
+func openView(ctx context.Context, brokers []string, topic string, log *zap.Logger) (*view, error) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	if err != nil {
