@@ -233,7 +233,7 @@ func (w *waiting[K, V, W]) calls(wall int64, to []task.Call) ([]task.Call, error
 	}
 	w.due.advance(wall)
 	var waits, fresh []scheduled
-	for i, e := range w.due.ready {
+	for _, e := range w.due.ready {
 		if w.under.has(e.number) {
 			continue // its result will schedule what comes next
 		}
@@ -244,7 +244,7 @@ func (w *waiting[K, V, W]) calls(wall int64, to []task.Call) ([]task.Call, error
 			return to, err
 		case !ok || p.Number != e.number || p.DueMillis != e.due:
 			continue
-		case p.Tombstone && i >= w.due.seen:
+		case p.Tombstone:
 			fresh = append(fresh, e) // release could not, for what comes after is full
 			continue
 		case w.c.ID != nil && w.under.hasID(p.ID):
