@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,7 +73,7 @@ type engineWatch struct {
 func watchAll(ctx context.Context, brokers []string) (*engineWatch, error) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeRegex(), kgo.ConsumeTopics(".*"),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.KeepControlRecords(), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ManualFlushing(),
+		kgo.KeepControlRecords(), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0),
 		kgo.MetadataMinAge(100*time.Millisecond), kgo.MetadataMaxAge(500*time.Millisecond),
 		kgo.FetchMaxWait(200*time.Millisecond))
 	if err != nil {
@@ -239,53 +238,52 @@ func (w *engineWatch) finalStore(b *builder, app string) ([]row, error) {
 	return b.finalIn(env{layers}), nil
 }
 
-// send produces the inputs of a phase for all plans, in one request, and waits for the broker to have them.
+// send produces the inputs of a phase for all plans and waits for the broker to have them. A record is sent when those of
+// its case before it have arrived: whoever sees it sees them.
 func (w *engineWatch) send(ctx context.Context, plans []*enginePlan, phase int) error {
-	hash := kgo.StickyKeyPartitioner(nil).ForTopic("")
-	var records []*kgo.Record
-	for _, p := range plans {
-		for _, in := range p.phase(phase) {
-			r := &kgo.Record{Topic: p.b.topic(in.Topic).Name(), Timestamp: time.UnixMilli(in.TS), Partition: p.home}
-			if in.Key.ok {
-				r.Key = []byte(in.Key.s)
-			}
-			if in.Value.ok {
-				r.Value = []byte(in.Value.s)
-			}
-			global := phase < 0
-			if (p.spread || global) && r.Key != nil {
-				r.Partition = int32(hash.Partition(r, engineParts))
-			}
-			records = append(records, r)
-			if p.spread || global || !p.noisy || r.Key == nil {
-				continue
-			}
-			for n := range int32(engineParts) {
-				if n == p.home {
-					continue
-				}
-				noise := *r
-				noise.Partition, noise.Key = n, []byte(fmt.Sprintf("%s%d%s", strange, n, in.Key.s))
-				if r.Value != nil {
-					noise.Value = []byte(strange + in.Value.s)
-				}
-				records = append(records, &noise)
+	for i := 0; ; i++ {
+		var records []*kgo.Record
+		for _, p := range plans {
+			if inputs := p.phase(phase); i < len(inputs) {
+				records = append(records, p.records(inputs[i], phase < 0)...)
 			}
 		}
+		if len(records) == 0 {
+			return nil
+		}
+		if err := w.cl.ProduceSync(ctx, records...).FirstErr(); err != nil {
+			return err
+		}
 	}
-	var mu sync.Mutex
-	var failed error
-	for _, r := range records {
-		w.cl.Produce(ctx, r, func(_ *kgo.Record, err error) {
-			mu.Lock()
-			failed = cmp.Or(failed, err)
-			mu.Unlock()
-		})
+}
+
+// records returns an input as it is sent, and unrelated ones for the other partitions. global tells that it is of the
+// global table, which everyone reads whole.
+func (p *enginePlan) records(in input, global bool) []*kgo.Record {
+	r := &kgo.Record{Topic: p.b.topic(in.Topic).Name(), Timestamp: time.UnixMilli(in.TS), Partition: p.home}
+	if in.Key.ok {
+		r.Key = []byte(in.Key.s)
 	}
-	if err := w.cl.Flush(ctx); err != nil {
-		return err
+	if in.Value.ok {
+		r.Value = []byte(in.Value.s)
 	}
-	mu.Lock()
-	defer mu.Unlock()
-	return failed
+	if (p.spread || global) && r.Key != nil {
+		r.Partition = int32(kgo.StickyKeyPartitioner(nil).ForTopic(r.Topic).Partition(r, engineParts))
+	}
+	records := []*kgo.Record{r}
+	if p.spread || global || !p.noisy || r.Key == nil {
+		return records
+	}
+	for n := range int32(engineParts) {
+		if n == p.home {
+			continue
+		}
+		noise := *r
+		noise.Partition, noise.Key = n, fmt.Appendf(nil, "%s%d%s", strange, n, in.Key.s)
+		if r.Value != nil {
+			noise.Value = []byte(strange + in.Value.s)
+		}
+		records = append(records, &noise)
+	}
+	return records
 }
