@@ -406,6 +406,7 @@ type Cell struct {
 	value  int64
 	ok     bool
 	cached bool
+	buf    [rowFixedBytes]byte // scratch
 }
 
 // Cell returns the number with the given name. Names are for life, as the row is kept in the changelog.
@@ -447,7 +448,6 @@ func (c *Cell) Store(v int64) {
 	if c.cached && c.ok && c.value == v {
 		return
 	}
-	var buf [rowFixedBytes]byte
-	c.rows.Put(c.key, AppendRow(buf[:0], RowMeta{TimeMillis: v}))
+	c.rows.Put(c.key, AppendRow(c.buf[:0], RowMeta{TimeMillis: v}))
 	c.value, c.ok, c.cached = v, true, true
 }

@@ -40,7 +40,7 @@ const (
 )
 
 // cursorKey is the row that tells how far rows from before the time to live have got index rows.
-var cursorKey = []byte{KindMeta, 't'}
+var cursorKey = []byte{KindMeta, 'i'}
 
 // WithTTL returns the spec with a time to live: a row that has not been written for that long is removed. Time is the
 // stream time of the operator that owns the store, the largest time of the records that reached it; the row's is that of
@@ -114,12 +114,14 @@ func (x *expiry) indexKey(timeMillis int64, key []byte) []byte {
 
 const indexKeyAt = 1 + 8
 
+// indexRow says nothing that its key does not.
+var indexRow = AppendRow(nil, RowMeta{})
+
 func indexTime(index []byte) int64 { return int64(binary.BigEndian.Uint64(index[1:]) ^ 1<<63) }
 
 // add puts a row, by its key with the kind byte, into the index.
 func (x *expiry) add(timeMillis int64, key []byte) {
-	var row [rowFixedBytes]byte
-	x.rows.Put(x.indexKey(timeMillis, key), AppendRow(row[:0], RowMeta{}))
+	x.rows.Put(x.indexKey(timeMillis, key), indexRow)
 	x.next = min(x.next, timeMillis)
 }
 
@@ -156,8 +158,8 @@ func (s *KeyValueStore[K, V]) rowTime(key []byte) (timeMillis int64, exists bool
 	return m.TimeMillis, true, nil
 }
 
-// Sweep moves the time of a store with a time to live on to that of a record, and removes rows that have expired, the
-// oldest first, as WithTTL says. expired, unless it is nil, is called for each after it was removed; its error ends the
+// Sweep moves the time of a store with a time to live on to that of a record, and removes rows that have expired, as
+// WithTTL says; roughly the oldest first. expired, unless it is nil, is called for each after it was removed; its error ends the
 // sweep. Operators that own the store call it before they handle the record, and SweepKey after it. Without a time to
 // live it does nothing.
 func (s *KeyValueStore[K, V]) Sweep(timeMillis int64, expired func(e Entry[K, V]) error) error {
