@@ -74,10 +74,12 @@ func TestCallPoolIsBoundedAndFair(t *testing.T) {
 			t.Errorf("%d calls under way, want 5", l.now["a"])
 		}
 		time.Sleep(time.Second + time.Millisecond)
+		synctest.Wait()
 		if l.now["b"] != 2 || l.now["a"] != 3 {
 			t.Errorf("under way %v: the other operator does not come to its turn", l.now)
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if l.most["all"] != 5 || l.most["b"] != 2 || len(l.order) != 26 {
 			t.Errorf("at most %v; %d calls", l.most, len(l.order))
 		}
@@ -106,6 +108,7 @@ func TestCallPoolDropsWhatHasGone(t *testing.T) {
 		synctest.Wait()
 		gone.cancel()
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if len(gone.answers) != 0 {
 			t.Errorf("answers for a task that has gone: %v", gone.answers)
 		}
@@ -116,6 +119,7 @@ func TestCallPoolDropsWhatHasGone(t *testing.T) {
 		slow.Timeout = time.Second
 		p.add(stays, []task.Call{slow})
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		if len(stays.answers) != 2 || stays.answers[1].Err == nil {
 			t.Errorf("no timeout: %v", stays.answers)
 		}
