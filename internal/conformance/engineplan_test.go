@@ -127,10 +127,10 @@ func globalFirst(c *testCase) (inputs []input, n int) {
 		return inputs, 0
 	}
 	slices.SortStableFunc(inputs, func(a, b input) int {
-		switch {
-		case a.Topic == b.Topic:
+		switch a.Topic {
+		case b.Topic:
 			return 0
-		case a.Topic == "global":
+		case "global":
 			return -1
 		default:
 			return 1
