@@ -58,7 +58,8 @@ func (e *Engine) openStateDir() (unlock func(), err error) {
 	}
 	e.root = root
 	return func() {
-		_ = f.Close() // closing gives the lock up
+		releaseLock(f)
+		_ = f.Close()
 		_ = root.Close()
 	}, nil
 }

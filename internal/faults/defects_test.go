@@ -24,6 +24,7 @@ import (
 // withAndWithout runs a scenario with a defect, which the harness has to find, and without.
 func withAndWithout(t *testing.T, d engine.Defect, scenario func(t *testing.T, d engine.Defect) (found []string)) {
 	t.Helper()
+	t.Parallel()
 	t.Run("defect", func(t *testing.T) {
 		t.Parallel()
 		found := scenario(t, d)

@@ -13,6 +13,7 @@ import (
 // TestFault03Zombie stops a process for longer than its session lasts, so that another takes its tasks over, and lets it
 // go on where it was: in the middle of anything. It must notice, rejoin or end within seconds, and harm nothing.
 func TestFault03Zombie(t *testing.T) {
+	t.Parallel()
 	pauses, session := 2, 2*time.Second
 	switch {
 	case onKafka():
@@ -21,7 +22,6 @@ func TestFault03Zombie(t *testing.T) {
 		pauses = 1
 	}
 	c := newCluster(t, 4)
-	t.Parallel()
 	f := c.feeder(100)
 	dirs := []string{filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")}
 	start := func(i int) *member {

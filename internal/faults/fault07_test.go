@@ -142,6 +142,7 @@ var injections = []injection{
 // while. The member goes on, or rebuilds within seconds and says why, or ends with an error that says what to do; the
 // result is exact.
 func TestFault07InjectedCodes(t *testing.T) {
+	t.Parallel()
 	counts := []int{1}
 	if onKafka() {
 		counts = append(counts, -1) // the long run, though on an embedded broker too
@@ -162,9 +163,9 @@ func inject(t *testing.T, in injection, count int) {
 	c := newFake(t, 2)
 	f := c.feeder(20)
 	s := c.setup(t.TempDir(), nil)
-	start := func() *local {
-		l := s.run(t)
-		return l
+	start := func() *local { return s.run(t) }
+	if testing.Short() {
+		in.goesOn = in.goesOn[:min(len(in.goesOn), 2)]
 	}
 	l := start()
 	f.send(50)

@@ -15,6 +15,7 @@ import (
 
 // TestFault08AppliedButRefused answers produce requests with errors after the records are in the log.
 func TestFault08AppliedButRefused(t *testing.T) {
+	t.Parallel()
 	for _, code := range []*kerr.Error{kerr.RequestTimedOut, kerr.NotEnoughReplicasAfterAppend} {
 		t.Run(code.Message, func(t *testing.T) {
 			t.Parallel()
@@ -41,6 +42,7 @@ func TestFault08AppliedButRefused(t *testing.T) {
 // TestFault08ReplyLost loses the replies to requests that the broker has carried out, again and again, while records
 // flow. Of EndTxn, this leaves open whether the transaction has committed.
 func TestFault08ReplyLost(t *testing.T) {
+	t.Parallel()
 	times := 4
 	if onKafka() {
 		times = 10

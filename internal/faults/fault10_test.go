@@ -63,6 +63,7 @@ func TestFault10DiskFull(t *testing.T) {
 // TestFault10FileSizeLimit lets the operating system refuse to let files grow, as a full disk does for a database that
 // writes through memory maps: from the start, and later, when a new file is needed.
 func TestFault10FileSizeLimit(t *testing.T) {
+	t.Parallel()
 	t.Run("from the start", func(t *testing.T) {
 		t.Parallel()
 		c := newCluster(t, 2)

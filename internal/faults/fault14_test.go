@@ -106,6 +106,7 @@ func (f *feeder) sendPoisoned(n int) []poison {
 // is killed again and again. The good ones are counted exactly; the bad ones are left out, and under the policy of
 // dead letters each is there exactly once, as it was, with the reason.
 func TestFault14Poison(t *testing.T) {
+	t.Parallel()
 	for _, policy := range []string{"skip", "dead letter"} {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()
@@ -198,6 +199,7 @@ func (c *cluster) mustHoldDeadLetters(topic string, bad []poison) {
 // TestFault14PoisonFails meets a record that cannot be processed without a policy: the application ends and names it, at
 // each start, and nothing behind it is committed. With a policy it then goes on.
 func TestFault14PoisonFails(t *testing.T) {
+	t.Parallel()
 	for _, p := range poisons {
 		t.Run(p.kind, func(t *testing.T) {
 			t.Parallel()

@@ -54,6 +54,7 @@ func stateTopology(in, out string) (*processor.Topology, error) {
 // the application ends, says which and how large, and has not committed its input; with dead letters it goes on and
 // there is one.
 func TestFault15Oversized(t *testing.T) {
+	t.Parallel()
 	for name, build := range map[string]func(in, out string) (*processor.Topology, error){
 		"output": outputTopology, "changelog": stateTopology,
 	} {

@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	// The tests wait for brokers, timeouts and sessions most of the time: more of them at once do not need more cores.
-	if err := flag.Set("test.parallel", "6"); err != nil {
+	if err := flag.Set("test.parallel", "8"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())

@@ -118,6 +118,7 @@ func (d *directory) owner() string {
 // close releases the lock.
 func (d *directory) close() {
 	if d.self != nil {
+		unlock(d.self)
 		_ = d.self.Close()
 	}
 	if d.root != nil {

@@ -24,6 +24,10 @@ func tryLock(dir *os.File) (ok bool, err error) {
 	return err == nil, err
 }
 
+// unlock gives the lock up before the directory is closed: a process that is being forked off at this moment has it
+// open too, until it becomes another program.
+func unlock(dir *os.File) { _ = syscall.Flock(int(dir.Fd()), syscall.LOCK_UN) }
+
 func freeBytes(dir string) (uint64, error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
