@@ -1,6 +1,7 @@
 package stream_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -239,7 +240,7 @@ func TestCallsOutliveAnAbort(t *testing.T) {
 		}
 	}
 	complete(calls[0])
-	if out := f.task.Outputs(); len(out) != 1 || string(out[0].Key) != string(a1.Key) {
+	if out := f.task.Outputs(); len(out) != 1 || !bytes.Equal(out[0].Key, a1.Key) {
 		t.Fatalf("outputs %v", out)
 	}
 	b := f.task.Boundary()
@@ -249,7 +250,7 @@ func TestCallsOutliveAnAbort(t *testing.T) {
 	if _, _, err := f.task.Step(10, 1); err != nil {
 		t.Fatal(err)
 	}
-	if out := f.task.Outputs(); len(out) != 1 || string(out[0].Key) != string(a1.Key) {
+	if out := f.task.Outputs(); len(out) != 1 || !bytes.Equal(out[0].Key, a1.Key) {
 		t.Fatalf("outputs after the abort %v", out)
 	}
 	f.commit()
