@@ -69,6 +69,7 @@ type BufferStore struct {
 	rows  *Rows
 	count *Cell
 	bytes *Cell
+	first *Cell // no row waits for an earlier time
 
 	row []byte // scratch
 	key []byte
@@ -83,7 +84,8 @@ func OpenBuffer[K, V any](env Env, s *BufferSpec[K, V]) (*BufferStore, error) {
 	if rows.spec != AnySpec(s) {
 		return nil, fmt.Errorf("%w: %q", ErrWrongStore, s.name)
 	}
-	return &BufferStore{rows: rows, count: rows.Cell("count"), bytes: rows.Cell("bytes")}, nil
+	return &BufferStore{rows: rows, count: rows.Cell("count"), bytes: rows.Cell("bytes"),
+		first: rows.Cell("first")}, nil
 }
 
 // Cell returns a number of the operator that owns the buffer, such as its stream time.
@@ -143,6 +145,13 @@ func (b *BufferStore) Put(w Waiting) error {
 		if err := b.add(b.count, 1); err != nil {
 			return err
 		}
+		first, ok, err := b.first.Load()
+		if err != nil {
+			return err
+		}
+		if !ok || w.ForMillis < first {
+			b.first.Store(w.ForMillis)
+		}
 	}
 	b.row = AppendRow(b.row[:0], RowMeta{TimeMillis: w.TimeMillis})
 	b.row = binary.BigEndian.AppendUint64(b.row, uint64(w.ForMillis))
@@ -166,12 +175,23 @@ func (b *BufferStore) First() (w Waiting, ok bool, err error) {
 	if err != nil || n == 0 {
 		return w, false, err
 	}
-	sc := b.rows.Scan([]byte{KindIndex}, []byte{KindIndex + 1}, false)
+	first, ok, err := b.first.Load()
+	if err != nil {
+		return w, false, err
+	}
+	from := []byte{KindIndex}
+	if ok {
+		from = bufferIndexKey(first, nil) // what lies before has left; its deletions would be passed over one by one
+	}
+	sc := b.rows.Scan(from, []byte{KindIndex + 1}, false)
 	defer sc.Close()
 	if !sc.Next() {
 		return w, false, sc.Err()
 	}
-	return b.Get(append([]byte{}, sc.Key()[9:]...))
+	if w, ok, err = b.Get(append([]byte{}, sc.Key()[9:]...)); ok {
+		b.first.Store(w.ForMillis)
+	}
+	return w, ok, err
 }
 
 // Remove removes a row that Get or First returned.

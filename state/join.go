@@ -281,7 +281,8 @@ func (j *JoinStore) Leaving(soonest int64, gone func(side Side, timeMillis int64
 	}
 	var found []Joinable
 	next := int64(math.MaxInt64)
-	sc := j.rows.Scan([]byte{KindIndex}, []byte{KindIndex + 1}, false)
+	// What lies before has left, and its deletions would be passed over one by one.
+	sc := j.rows.Scan(appendTime([]byte{KindIndex}, first), []byte{KindIndex + 1}, false)
 	defer sc.Close()
 	for sc.Next() {
 		k := sc.Key()

@@ -2,6 +2,7 @@ package stream_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"tailrace.dev/processor"
@@ -83,6 +84,11 @@ func newFeeder(tb testing.TB, declare func(b *processor.Builder)) *feeder {
 		tb.Fatal(err)
 	}
 	sub := topology.SubTopologies()[0]
+	for _, s := range topology.SubTopologies() {
+		if slices.Contains(topology.Sources("app", s), "raw-in") {
+			sub = s
+		}
+	}
 	task, err := topology.NewTask("app", processor.TaskID{Sub: sub}, memory.New(), processor.TaskOptions{MaxTaskIdle: -1})
 	if err != nil {
 		tb.Fatal(err)

@@ -78,7 +78,11 @@ func (p *pending[K]) drain(limit int64, emit func(first, second int64, k K) erro
 	if err != nil || (ok && next >= limit) {
 		return err
 	}
-	sc := p.rows.Scan(pendingPrefix, state.PrefixEnd(pendingPrefix), false)
+	from := pendingPrefix
+	if ok { // what lies before has left the queue, and its deletions would be passed over one by one
+		from = binary.BigEndian.AppendUint64(bytes.Clone(pendingPrefix), uint64(next)^1<<63)
+	}
+	sc := p.rows.Scan(from, state.PrefixEnd(pendingPrefix), false)
 	defer sc.Close()
 	next = math.MaxInt64
 	const timesAt, keyAt = 2, 2 + 16
