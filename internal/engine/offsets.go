@@ -66,9 +66,6 @@ func (s *session) addOffsets(ctx context.Context, batches []pending) error {
 	add.TransactionalID, add.ProducerID, add.ProducerEpoch = s.e.cfg.TransactionalID, id, epoch
 	add.Group = s.e.p.App
 	err = s.coordinate(ctx, func() error {
-		if s.e.has(NoAddOffsets) {
-			return nil
-		}
 		resp, err := add.RequestWith(ctx, s.cl)
 		if err != nil {
 			return err

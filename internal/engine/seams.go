@@ -32,8 +32,6 @@ const (
 	IgnoreSendErrors
 	// CommitPolled commits the offsets of what was fetched, not of what was processed.
 	CommitPolled
-	// NoAddOffsets leaves AddOffsetsToTxn out.
-	NoAddOffsets
 )
 
 type seamsKey struct{}

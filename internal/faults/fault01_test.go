@@ -33,7 +33,7 @@ func atStart(point string) bool {
 // over and over while records flow. Nothing may be lost, repeated or out of order, and no local state wiped.
 func TestFault01KillAtEachPoint(t *testing.T) {
 	t.Parallel()
-	kills := 2
+	kills := 4
 	switch {
 	case onKafka():
 		kills = 20
