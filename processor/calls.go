@@ -197,6 +197,9 @@ func (t *Task) turn(at *node, raw *task.Record, f, leave func() error) error {
 		err = t.layers.Err()
 	}
 	if err == nil {
+		err = t.oversized(m)
+	}
+	if err == nil {
 		t.record = nil
 		return nil
 	}

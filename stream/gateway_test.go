@@ -268,3 +268,46 @@ func TestCallsOutliveAnAbort(t *testing.T) {
 		t.Errorf("%d calls, outputs %v", made, out)
 	}
 }
+
+// A result that no topic takes is the failure of its record.
+func TestAsyncResultTooLarge(t *testing.T) {
+	topology := build(func(b *processor.Builder) {
+		stream.To(stream.Async(stream.From(b, Words), Lookups,
+			func(_ context.Context, _ string, _, v string) (string, error) { return strings.Repeat(v, 1000), nil },
+			processor.CallOptions{}), Out)
+	})
+	var skipped []*processor.TaskError
+	tk, err := topology.NewTask("app", processor.TaskID{Sub: "words"}, memory.New(), processor.TaskOptions{
+		MaxTaskIdle: -1, MaxRecordBytes: 1000, OnProcessError: processor.Skip(),
+		OnSkipped: func(e *processor.TaskError) { skipped = append(skipped, e) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tk.Start(nil, "", 1); err != nil {
+		t.Fatal(err)
+	}
+	tk.Enqueue("words", []processor.RawRecord{
+		{Topic: "words", Offset: 7, Key: []byte("k"), Value: []byte("large")},
+		{Topic: "words", Offset: 8, Key: []byte("k"), Value: []byte{}},
+	})
+	if n, _, err := tk.Step(9, 1); n != 2 || err != nil {
+		t.Fatal(n, err)
+	}
+	outputs := 0
+	for range 2 {
+		tk.Boundary()
+		tk.Commit([]state.Position{{}}, 1)
+		calls, err := tk.Calls(1)
+		if err != nil || len(calls) != 1 {
+			t.Fatal(len(calls), err)
+		}
+		if err := tk.Complete([]task.Result{calls[0].Do(t.Context())}, 1); err != nil {
+			t.Fatal(err)
+		}
+		outputs += len(tk.Outputs())
+	}
+	if len(skipped) != 1 || skipped[0].Offset != 7 || outputs != 1 {
+		t.Errorf("skipped %v, %d outputs", skipped, outputs)
+	}
+}
