@@ -109,7 +109,7 @@ func TestFault10FileSizeLimit(t *testing.T) {
 		}
 		spec.FileLimit = 0
 		m = spawn(t, spec)
-		c.settle(time.Minute)
+		c.settle(4 * time.Minute)
 		m.stop()
 		c.mustBeExact(f)
 		c.mustMatchChangelog(t, dir)

@@ -5,7 +5,6 @@ package faults
 import (
 	"context"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -147,21 +146,6 @@ func (l *local) aborts() []error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.aborted)
-}
-
-// logged tells whether a warning or error of the log, or its fields, hold a text.
-func (l *local) logged(text string) bool {
-	for _, e := range l.logs.All() {
-		if strings.Contains(e.Message, text) {
-			return true
-		}
-		for _, v := range e.ContextMap() {
-			if s, ok := v.(string); ok && strings.Contains(s, text) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 func newApp(s setup) (*processor.App, error) { return processor.New(s.app, s.topology, s.config) }
