@@ -168,7 +168,8 @@ func TestFollowedTopicBehind(t *testing.T) {
 	held := make(chan string, 10)
 	topology, err := processor.Build(func(b *processor.Builder) {
 		prices := table.FromSource(b, processor.NewTopic("prices", text, text), state.KeyValue("price-by-item", text, text))
-		stream.From(b, processor.NewTopic("asked", text, text))
+		stream.LeftJoin(stream.From(b, processor.NewTopic("asked", text, text)), prices, // or it were another task's
+			func(_, q string, _ processor.Opt[string]) string { return q })
 		old := table.Distinct(prices, func(a, b string) bool { held <- a + " to " + b; return false })
 		table.To(old, processor.NewTopic("seen", text, text))
 	})
@@ -255,6 +256,82 @@ func TestFollowedTopicKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// nothing reads a store and forwards nothing.
+type nothing struct{}
+
+func (nothing) Process(*processor.Context[string, string], processor.Record[string, string]) error {
+	return nil
+}
+
+// TestReadOnlyCommitsPlainly fills a store that others read and finds no transaction, as there is nothing to put into one;
+// after a kill the local rows are as new as the offsets that were flushed with them.
+func TestReadOnlyCommitsPlainly(t *testing.T) {
+	text := serde.String
+	topic := processor.NewTopic("prices", text, text)
+	byItem := state.KeyValue("price-by-item", text, text)
+	topology, err := processor.Build(func(b *processor.Builder) {
+		processor.ReadOnly(b, topic, byItem)
+		stream.Process(stream.From(b, processor.NewTopic("asked", text, text)),
+			func() processor.Processor[string, string, string, string] { return nothing{} }, byItem)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	brokers := followBroker(t)
+	var processed, flushed, restored atomic.Int64
+	var kill atomic.Bool
+	c := processor.Config{
+		Brokers: brokers, StateDir: t.TempDir(), CommitInterval: 20 * time.Millisecond, FlushInterval: 20 * time.Millisecond,
+		Events: processor.Events{
+			Committed: func(ci processor.CommitInfo) {
+				if processed.Add(int64(ci.Processed)); ci.Transactional || ci.Changes > 0 {
+					t.Errorf("commit %+v", ci)
+				}
+			},
+			Flushed:     func(_ processor.TaskID, rows int, _ time.Duration) { flushed.Add(int64(rows)) },
+			RestoreDone: func(_ processor.TaskID, _ string, n int64, _ time.Duration) { restored.Add(n) },
+		},
+	}
+	var records []string
+	for i := range 60 {
+		records = append(records, fmt.Sprintf("item%d", i), "1")
+	}
+	produce(t, brokers, "prices", records...)
+	app, err := processor.New("shop", topology, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	ctx := engine.WithSeams(t.Context(), engine.Seams{At: func(string) error {
+		if kill.Load() {
+			return engine.ErrCrash
+		}
+		return nil
+	}})
+	go func() { done <- app.Run(ctx) }()
+	for deadline := time.Now().Add(20 * time.Second); flushed.Load() < 60; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d records processed, %d rows flushed", processed.Load(), flushed.Load())
+		}
+	}
+	kill.Store(true)
+	produce(t, brokers, "prices", "item0", "2")
+	if err := <-done; !errors.Is(err, engine.ErrCrash) {
+		t.Fatalf("ended with %v", err)
+	}
+	processed.Store(0)
+	stop := run(t, topology, c)
+	for deadline := time.Now().Add(20 * time.Second); processed.Load() == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the last record was not processed")
+		}
+	}
+	stop()
+	if n := restored.Load(); n > 0 {
+		t.Errorf("%d records were read again", n)
 	}
 }
 

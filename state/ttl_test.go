@@ -329,6 +329,16 @@ func ttlModel[V any](t *testing.T, value serde.Serde[V], makeValue func(n int) V
 				e.layers.Drop()
 				now = committed.clone()
 			}
+			if rapid.IntRange(0, 3).Draw(t, "rest") == 0 && now.clock >= 0 {
+				for range 4 {
+					ok(st.Sweep(now.clock, expired))
+				}
+				for k, r := range now.rows {
+					if r.at <= now.clock-now.clock%3-ttl {
+						t.Fatalf("%s@%d is still there at %d", k, r.at, now.clock)
+					}
+				}
+			}
 			for k := 'a'; k <= 'f'; k++ {
 				v, at, has, err := st.Lookup(string(k))
 				ok(err)

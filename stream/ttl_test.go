@@ -113,6 +113,29 @@ func TestCountExpires(t *testing.T) {
 	}
 }
 
+// TestCountOfExpiredRow counts a page whose row has expired, and whose turn to be removed has not come.
+func TestCountOfExpiredRow(t *testing.T) {
+	d := processortest.New(t, ttlTopology(t))
+	in := processortest.Input(d, ttlVisits)
+	const pages = 3 * state.SweepLimit
+	for i := range pages {
+		in.PipeAt(fmt.Sprintf("a%02d", i), "v", ttlStart.Add(time.Duration(i)*time.Millisecond))
+	}
+	counts := processortest.Output(d, ttlOut)
+	counts.Read()
+	last := fmt.Sprintf("a%02d", pages-1)
+	in.PipeAt(last, "v", ttlStart.Add(time.Minute))
+	got := counts.Read()
+	if n := len(got); n != state.SweepLimit+2 || got[n-2].Key != last || !got[n-2].Tombstone || got[n-1].Value != 1 {
+		t.Errorf("outputs %v", got)
+	}
+	in.PipeAt(last, "v", ttlStart.Add(time.Minute))
+	in.PipeAt(last, "v", ttlStart.Add(time.Minute))
+	if totals := processortest.Map(processortest.Output(d, ttlTotal)); totals["a"] != 3 {
+		t.Errorf("totals %v", totals)
+	}
+}
+
 type visit struct {
 	page, value string
 	at          time.Time
