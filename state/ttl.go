@@ -52,7 +52,8 @@ var cursorKey = []byte{KindMeta, 'i'}
 // thousandth of the time to live: at most SweepLimit rows by one record. The operators of tables then forward its deletion,
 // with the time at which it expired, before they handle the record; in a store of Processors rows go silently.
 //
-// The time to live may be changed between runs, and given to a store that has rows already. It is at least a
+// The time to live may be changed between runs, and given to a store that has rows already. (Taken away and given again,
+// it hides the rows that were new in between when their time has come, but does not remove them.) It is at least a
 // millisecond. Topics that are followed, and global tables, cannot have one.
 func (s KeyValueSpec[K, V]) WithTTL(d time.Duration) *KeyValueSpec[K, V] {
 	s.ttl = d
