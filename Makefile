@@ -98,3 +98,11 @@ test-kafka: ## run all tests, those for a real Kafka included; fails if TAILRACE
 .PHONY: ci
 ci: ## what the CI runs
 	.ci/run
+
+N ?= 300
+SEED ?= 1
+.PHONY: conformance-random
+conformance-random: ## random cases against the real Kafka Streams: ORACLE_JAR=… N=300 SEED=1 (needs Java)
+	@test -n "$(ORACLE_JAR)" || { echo "set ORACLE_JAR to a jar that answers: java -jar JAR record IN OUT"; exit 1; }
+	dir=$$(mktemp -d) && $(GO) run ./internal/conformance/generate -out $$dir -n $(N) -seed $(SEED) && \
+	java -jar $(ORACLE_JAR) record $$dir $$dir && CONFORMANCE_DIR=$$dir $(GO) test -run '^TestConformance$$' -v ./internal/conformance | tail -n 40
