@@ -107,7 +107,7 @@ func TestFault10FileSizeLimit(t *testing.T) {
 		if end := m.wait(time.Minute); !strings.Contains(end, engine.ErrNoSpace.Error()) {
 			t.Fatalf("ended with %q: %s", end, m.transcript())
 		}
-		spec.FileLimit = 0
+		spec.FileLimit, spec.LimitAt = 0, 0
 		m = spawn(t, spec)
 		c.settle(4 * time.Minute)
 		m.stop()

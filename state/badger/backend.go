@@ -33,6 +33,7 @@ type Backend struct {
 	links     []link // links that are not known to be in tables, oldest first
 	largeRows bool   // rows may have gone to the value log since it was last collected
 	writes    int
+	full      bool // the last Write found no space
 	closeErr  error
 
 	mu     sync.RWMutex // guards what follows; readers hold it while they use Badger
@@ -383,7 +384,7 @@ func (b *Backend) closeBadger() error {
 		done <- err
 	}()
 	limit := b.opts.closeTimeout
-	if err := b.failed.Load(); err != nil && errors.Is(*err, state.ErrNoSpace) {
+	if b.full {
 		limit = min(limit, fullDiskPatience) // most likely it cannot write now either, and tries for ever
 	}
 	timeout := time.NewTimer(limit)

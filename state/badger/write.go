@@ -148,6 +148,12 @@ func (c *chunk) pruneLinks() error {
 func (b *Backend) Write(w state.Write) error {
 	b.writing.Lock()
 	defer b.writing.Unlock()
+	err := b.write(w)
+	b.full = errors.Is(err, state.ErrNoSpace)
+	return err
+}
+
+func (b *Backend) write(w state.Write) error {
 	size, large, err := b.checkWrite(w)
 	if err != nil {
 		return err
