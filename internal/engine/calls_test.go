@@ -70,9 +70,11 @@ func TestCallPoolIsBoundedAndFair(t *testing.T) {
 		}
 		p.add(run, calls)
 		synctest.Wait()
+		l.mu.Lock()
 		if l.now["a"] != 3 || l.now["b"] != 2 {
 			t.Errorf("under way %v: the operators do not take turns", l.now)
 		}
+		l.mu.Unlock()
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if l.most["all"] != 5 || l.most["b"] != 2 || len(l.order) != 26 {
