@@ -232,6 +232,8 @@ func (a *App) settings(c Config, seams engine.Seams) engine.Settings {
 		StateBytes: c.StateBytes, FlushBytes: c.FlushBytes, FlushInterval: c.FlushInterval,
 		ReplicationFactor: int16(c.ReplicationFactor), PurgeInterval: c.PurgeInterval,
 		TopicCheck: c.TopicCheckInterval, AcceptStateLoss: c.AcceptStateLoss,
+		Standbys: c.Standbys, WarmupLag: c.WarmupLag, MaxWarmups: c.MaxWarmups, CleanupDelay: c.StateCleanupDelay,
+		OnOutOfRange: c.OnOutOfRange, AcceptTopologyChange: c.AcceptTopologyChange, Metrics: c.Metrics, ReadyLag: c.ReadyLag,
 		Log: c.Log, Events: c.Events.engine(), Now: time.Now, Seams: seams,
 	}
 	if c.StateDir != "" {

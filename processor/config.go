@@ -11,9 +11,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
+	"tailrace.dev/internal/engine"
 	"tailrace.dev/state"
 )
 
@@ -90,6 +92,24 @@ type Config struct {
 	FlushBytes    int64
 	FlushInterval time.Duration
 
+	// Standbys is how many other members keep a copy of each stateful task's rows, to take over at once. Default: none.
+	Standbys int
+	// WarmupLag is how many changelog records a member's copy of a task may be behind for the task to move there; until
+	// it is that near, the task stays where it is and the member warms up. Default: 10 000.
+	WarmupLag int64
+	// MaxWarmups bounds how many tasks a group warms up at the same time, beyond the standbys. Default: 2.
+	MaxWarmups int
+	// StateCleanupDelay is after how long the local rows of a task that has left this process are removed. A negative
+	// value keeps them. Default: 10 min.
+	StateCleanupDelay time.Duration
+
+	// OnOutOfRange says what happens when the committed offset of an input is not in the topic any more, because its
+	// records expired or were deleted. Default: OutOfRangeFail.
+	OnOutOfRange OutOfRange
+	// AcceptTopologyChange starts although the topology differs from the one that wrote the state in a way that would
+	// orphan or misread some of it.
+	AcceptTopologyChange bool
+
 	// ReplicationFactor is that of internal topics. Default: the broker's.
 	ReplicationFactor int
 	// PurgeInterval is how often processed records of repartition topics are deleted. Default: 30 s.
@@ -99,11 +119,30 @@ type Config struct {
 	// AcceptStateLoss starts although a changelog has vanished of which local state is now the only copy.
 	AcceptStateLoss bool
 
+	// Metrics is where the App registers its Prometheus metrics. Default: nowhere; App.Handler serves them all the same.
+	Metrics prometheus.Registerer
+	// ReadyLag is how many records the inputs of this process may be behind for it to be ready. A negative value does not
+	// look at lag. Default: 10 000.
+	ReadyLag int64
 	// Log receives what happens. Default: nothing.
 	Log *zap.Logger
 	// Events are called as things happen.
 	Events Events
 }
+
+// OutOfRange is what happens when the committed offset of an input is not in the topic any more.
+type OutOfRange = engine.OutOfRange
+
+// The choices of Config.OnOutOfRange.
+const (
+	// OutOfRangeFail ends Run with ErrOffsetOutOfRange.
+	OutOfRangeFail = engine.OutOfRangeFail
+	// OutOfRangeEarliest goes on with the first record that the topic still has. What was deleted before it was processed
+	// is missing from all results, which is logged.
+	OutOfRangeEarliest = engine.OutOfRangeEarliest
+	// OutOfRangeLatest goes on with what comes after now, and leaves out all before it.
+	OutOfRangeLatest = engine.OutOfRangeLatest
+)
 
 // EmbeddedConfig configures the broker that an App without Brokers starts.
 type EmbeddedConfig struct {
@@ -152,6 +191,10 @@ func (c Config) withDefaults(app string) (Config, error) {
 	}
 	def(&c.PurgeInterval, 30*time.Second)
 	def(&c.TopicCheckInterval, 30*time.Second)
+	big(&c.WarmupLag, 10_000)
+	num(&c.MaxWarmups, 2)
+	def(&c.StateCleanupDelay, 10*time.Minute)
+	big(&c.ReadyLag, 10_000)
 	num(&c.Embedded.Partitions, 4)
 	if c.Log == nil {
 		c.Log = zap.NewNop()
@@ -231,13 +274,14 @@ func (c Config) Validate() error {
 		{"Workers", int64(c.Workers)}, {"MaxCalls", int64(c.MaxCalls)}, {"QueueRecords", int64(c.QueueRecords)}, {"QueueBytes", int64(c.QueueBytes)},
 		{"FetchMaxBytes", int64(c.FetchMaxBytes)}, {"FetchMaxPartitionBytes", int64(c.FetchMaxPartitionBytes)},
 		{"MaxDecompressBytes", int64(c.MaxDecompressBytes)}, {"MaxRecordBytes", int64(c.MaxRecordBytes)},
-		{"StateBytes", c.StateBytes}, {"FlushBytes", c.FlushBytes}, {"Embedded.Partitions", int64(c.Embedded.Partitions)},
+		{"Standbys", int64(c.Standbys)}, {"WarmupLag", c.WarmupLag},
+		{"MaxWarmups", int64(c.MaxWarmups)}, {"StateBytes", c.StateBytes}, {"FlushBytes", c.FlushBytes}, {"Embedded.Partitions", int64(c.Embedded.Partitions)},
 	}
 	for _, n := range numbers {
 		if n.n < 0 {
 			bad("%s is negative (%d)", n.name, n.n)
 		}
-		if n.n > 1<<31-1 && n.name != "StateBytes" && n.name != "FlushBytes" {
+		if n.n > 1<<31-1 && n.name != "StateBytes" && n.name != "FlushBytes" && n.name != "WarmupLag" {
 			bad("%s is too large (%d)", n.name, n.n)
 		}
 	}
@@ -259,6 +303,9 @@ func (c Config) Validate() error {
 	if err := c.OnProcessError.validate(); err != nil {
 		bad("OnProcessError: %w", err)
 	}
+	if !c.OnOutOfRange.Valid() {
+		bad("OnOutOfRange is %d: give OutOfRangeFail, OutOfRangeEarliest or OutOfRangeLatest", c.OnOutOfRange)
+	}
 	if c.Embedded.Port < 0 || c.Embedded.Port > 65535 {
 		bad("Embedded.Port is %d: give 0 to 65535", c.Embedded.Port)
 	}
@@ -274,10 +321,12 @@ func (c Config) String() string {
 	return fmt.Sprintf("brokers=%s kafka=[%d options, not shown] state=%s in-memory=%v instance=%s transactional=%s "+
 		"at-least-once=%v on-decode-error=%v on-process-error=%v max-task-idle=%v max-calls=%d silent-effects=%v workers=%d commit=%v session=%v "+
 		"rebalance=%v transaction=%v leave-on-stop=%v queue=%d/%dB fetch=%dB/%dB decompress=%dB record=%dB "+
-		"state-bytes=%d flush=%dB/%v replication=%d purge=%v topic-check=%v accept-state-loss=%v",
+		"state-bytes=%d flush=%dB/%v replication=%d purge=%v topic-check=%v accept-state-loss=%v standbys=%d "+
+		"warmup=%d/%d cleanup=%v out-of-range=%v accept-topology-change=%v ready-lag=%d",
 		brokers, len(c.Kafka), c.StateDir, c.InMemory, c.InstanceID, c.TransactionalID, c.AtLeastOnce,
 		c.OnDecodeError, c.OnProcessError, c.MaxTaskIdle, c.MaxCalls, c.SilentEffects, c.Workers, c.CommitInterval, c.SessionTimeout,
 		c.RebalanceTimeout, c.TransactionTimeout, c.LeaveOnStop, c.QueueRecords, c.QueueBytes, c.FetchMaxBytes,
 		c.FetchMaxPartitionBytes, c.MaxDecompressBytes, c.MaxRecordBytes, c.StateBytes, c.FlushBytes, c.FlushInterval,
-		c.ReplicationFactor, c.PurgeInterval, c.TopicCheckInterval, c.AcceptStateLoss)
+		c.ReplicationFactor, c.PurgeInterval, c.TopicCheckInterval, c.AcceptStateLoss, c.Standbys,
+		c.MaxWarmups, c.WarmupLag, c.StateCleanupDelay, c.OnOutOfRange, c.AcceptTopologyChange, c.ReadyLag)
 }

@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/zap"
 
@@ -64,6 +66,32 @@ const (
 	StartLatest
 	StartFail // without a committed offset the engine stops, saying so
 )
+
+// OutOfRange is what happens when the committed offset of an input is not in the topic any more.
+type OutOfRange int
+
+// The choices for an offset that is out of range.
+const (
+	OutOfRangeFail OutOfRange = iota
+	OutOfRangeEarliest
+	OutOfRangeLatest
+)
+
+// Valid tells whether o is one of the choices.
+func (o OutOfRange) Valid() bool { return o >= OutOfRangeFail && o <= OutOfRangeLatest }
+
+// String returns the choice as a word.
+func (o OutOfRange) String() string {
+	switch o {
+	case OutOfRangeFail:
+		return "fail"
+	case OutOfRangeEarliest:
+		return "earliest"
+	case OutOfRangeLatest:
+		return "latest"
+	}
+	return fmt.Sprintf("OutOfRange(%d)", int(o))
+}
 
 // Store is a store of a sub-topology.
 type Store struct {
@@ -133,6 +161,22 @@ type Settings struct {
 	ReplicationFactor int16 // of internal topics; -1: the broker's default
 	PurgeInterval     time.Duration
 	TopicCheck        time.Duration // how often the input topics are checked while running
+
+	// Standbys is how many copies of each stateful task other members keep; WarmupLag how far behind a copy may be for
+	// the task to move there; MaxWarmups how many tasks warm up at the same time for a move.
+	Standbys   int
+	WarmupLag  int64
+	MaxWarmups int
+	// CleanupDelay is after how long the directory of a task that this process does not hold is removed; negative: never.
+	CleanupDelay time.Duration
+	// OnOutOfRange says what happens when an input's committed offset is not in the topic any more.
+	OnOutOfRange OutOfRange
+	// AcceptTopologyChange starts although the recorded shape of the topology does not go with the present one.
+	AcceptTopologyChange bool
+	// Metrics is where metrics are registered, or nil. ReadyLag is the lag of all inputs below which the process is ready;
+	// negative: any.
+	Metrics  prometheus.Registerer
+	ReadyLag int64
 
 	// AcceptStateLoss starts although a changelog vanished that local state says existed.
 	AcceptStateLoss bool
