@@ -26,6 +26,7 @@ type App struct {
 	config   Config
 	given    Config
 	running  atomic.Bool
+	engine   atomic.Pointer[engine.Engine] // set by Run
 }
 
 // ErrRunning is returned by Run when it is called a second time.
@@ -85,6 +86,7 @@ func (a *App) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.engine.Store(e)
 	return e.Run(ctx)
 }
 
@@ -192,10 +194,14 @@ func (a *App) program(c Config, seams engine.Seams) engine.Program {
 		OnSkipped: func(e *TaskError) {
 			c.Log.Warn("record left out", zap.Stringer("task", e.Task), zap.String("topic", e.Topic),
 				zap.Int32("partition", e.Partition), zap.Int64("offset", e.Offset), zap.String("operator", e.Operator))
+			a.countSkipped(e)
 			if c.Events.Skipped != nil {
 				c.Events.Skipped(e)
 			}
 		},
+	}
+	for d := range dropReasons {
+		p.DropReasons = append(p.DropReasons, d.String())
 	}
 	for store, topic := range a.topology.Globals() {
 		p.Globals = append(p.Globals, engine.Global{Store: store, Topic: topic})

@@ -29,6 +29,8 @@ type TaskError struct {
 	Operator string
 	// Err is the cause. It matches ErrDecode or ErrProcess.
 	Err error
+	// Policy is what was done with the record: the zero value, Fail, where the error ends the application.
+	Policy ErrorPolicy
 }
 
 // Error renders the failure with the place of the record and what to do.

@@ -11,17 +11,19 @@ import (
 type Events struct {
 	// Embedded is called when the embedded broker is up, with its addresses.
 	Embedded func(addrs []string)
-	// State is called when the App goes from one state to another: "starting", "joining", "restoring", "running",
-	// "stopping", "stopped".
+	// State is called when the App goes from one state to another: "starting", "restoring", "running",
+	// "rebuilding", "stopping", "stopped".
 	State func(from, to string)
 	// TasksChanged is called when tasks came or went.
 	TasksChanged func(assigned, revoked []TaskID)
-	// RestoreStart is called when a store of a task starts to be restored from its changelog, with the offsets between
-	// which it will read; Restoring now and then with where it is; RestoreDone at the end.
+	// RestoreStart is called when a store of a task starts to be restored from its changelog, with the offsets from and
+	// up to (but not including) which it will read; Restoring each time that something was read, with how far it is, how
+	// fast and for how long yet; RestoreDone at the end, with how many rows and deletions were read. They are called for
+	// active tasks only: standbys never end to follow, and are seen in App.Status.
 	RestoreStart func(id TaskID, store string, from, to int64)
-	Restoring    func(id TaskID, store string, at, to int64)
+	Restoring    func(p RestoreProgress)
 	RestoreDone  func(id TaskID, store string, records int64, took time.Duration)
-	// Committed is called after each commit.
+	// Committed is called after each commit of this process. What it tells of lag is of this process's partitions only.
 	Committed func(c CommitInfo)
 	// Aborted is called after a transaction was taken back; its records are processed again.
 	Aborted func(reason error)

@@ -67,15 +67,6 @@ const (
 const deadLetterMessageBytes = 4 << 10
 
 func deadLetter(topic string, raw *task.Record, e *TaskError) task.Output {
-	kind := "process"
-	switch {
-	case errors.Is(e.Err, ErrDecode):
-		kind = "decode"
-	case errors.Is(e.Err, ErrPanic):
-		kind = "panic"
-	case errors.Is(e.Err, ErrCall):
-		kind = "call"
-	}
 	message := e.Err.Error()
 	if len(message) > deadLetterMessageBytes {
 		message = message[:deadLetterMessageBytes] + fmt.Sprintf("… (%d bytes)", len(message))
@@ -83,7 +74,7 @@ func deadLetter(topic string, raw *task.Record, e *TaskError) task.Output {
 	hs := make([]task.Header, 0, len(raw.Headers)+6)
 	hs = append(hs, raw.Headers...)
 	hs = append(hs,
-		task.Header{Key: DeadLetterKind, Value: []byte(kind)},
+		task.Header{Key: DeadLetterKind, Value: []byte(e.kind())},
 		task.Header{Key: DeadLetterMessage, Value: []byte(message)},
 		task.Header{Key: DeadLetterTopic, Value: []byte(raw.Topic)},
 		task.Header{Key: DeadLetterPartition, Value: strconv.AppendInt(nil, int64(raw.Partition), 10)},
@@ -94,6 +85,19 @@ func deadLetter(topic string, raw *task.Record, e *TaskError) task.Output {
 		Topic: topic, Partition: task.AnyPartition, TimeMillis: max(0, raw.TimeMillis),
 		Key: raw.Key, Value: raw.Value, Headers: hs,
 	}
+}
+
+// kind names what failed, in dead letters and metrics.
+func (e *TaskError) kind() string {
+	switch {
+	case errors.Is(e.Err, ErrDecode):
+		return "decode"
+	case errors.Is(e.Err, ErrPanic):
+		return "panic"
+	case errors.Is(e.Err, ErrCall):
+		return "call"
+	}
+	return "process"
 }
 
 // DropReason says why an operator left a record out. Kafka Streams counts all of them as dropped-records-total.

@@ -166,6 +166,9 @@ func (t *Task) StreamTime() (time.Time, bool) {
 // Dropped returns how many records operators left out for a reason since the task was made.
 func (t *Task) Dropped(reason DropReason) int64 { return t.drops[reason] }
 
+// Drops implements task.DropCounter, in the order of the reasons.
+func (t *Task) Drops() []int64 { return t.drops[:] }
+
 // Drop counts a record that an operator leaves out.
 func (t *Task) Drop(reason DropReason) { t.drops[reason]++ }
 

@@ -39,6 +39,7 @@ func (t *Task) undo(m mark) {
 // leaveOut counts a record that a policy leaves out, and tells of it.
 func (t *Task) leaveOut(policy ErrorPolicy, raw *task.Record, e *TaskError) {
 	t.drops[DropFailed]++
+	e.Policy = policy
 	if policy.kind == policyDeadLetter {
 		t.outputs = append(t.outputs, deadLetter(policy.topic, raw, e))
 	}

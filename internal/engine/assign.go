@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -164,6 +165,7 @@ func (s *session) assigned(partitions map[string][]int32, member string) error {
 	s.startReady()
 	if !s.joined {
 		s.joined = true
+		s.e.board.hasJoined()
 		s.forceRebalanceIfChanged()
 	}
 	s.updateState()
@@ -204,8 +206,9 @@ func (s *session) own(topic string, p int32) *input {
 func (s *session) newTask(sub *Sub, p int32) *taskRun {
 	id := task.ID{Sub: sub.Name, Partition: p}
 	t := &taskRun{s: s, id: id, sub: sub, log: s.log.With(zap.Stringer("task", id))}
-	for _, src := range sub.Sources {
-		in := &input{t: t, topic: src.Topic, partition: p}
+	t.view = s.e.board.show(id, RoleActive, sub)
+	for i, src := range sub.Sources {
+		in := &input{t: t, topic: src.Topic, partition: p, view: t.view.inputs[i]}
 		t.inputs = append(t.inputs, in)
 		s.inputs[src.Topic][p] = in
 	}
@@ -228,6 +231,7 @@ func (s *session) locate(located map[topicPartition]location) {
 			continue
 		}
 		in.located, in.start, in.fresh = true, at.offset, at.fresh
+		in.view.committed.Store(at.offset)
 		if at.metadata != "" {
 			in.t.metadata = at.metadata
 		}
@@ -273,6 +277,7 @@ func (s *session) start(ctx context.Context, t *taskRun, formerClosed <-chan str
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		t.view.setState(TaskRestoring)
 		return s.openTask(ctx, t)
 	}()
 	switch {
@@ -290,6 +295,8 @@ func (s *session) ready(t *taskRun) {
 		return // revoked meanwhile
 	}
 	t.running = true
+	t.view.setState(TaskRunning)
+	s.nextLag = time.Time{} // a task that runs should soon know its lag
 	resume := map[string][]int32{}
 	rewind := map[string]map[int32]kgo.EpochOffset{}
 	for _, in := range t.inputs {
@@ -357,6 +364,9 @@ func (s *session) keepOwned(old *taskRun) {
 		if old.running {
 			kept.start = in.committed
 		}
+		if in.located {
+			kept.view.committed.Store(kept.start)
+		}
 		s.cl.PauseFetchPartitions(map[string][]int32{in.topic: {in.partition}})
 	}
 }
@@ -365,6 +375,7 @@ func (s *session) keepOwned(old *taskRun) {
 // paused or gone.
 func (s *session) retire(t *taskRun, flush bool) {
 	delete(s.tasks, t.id)
+	s.e.board.hide(t.view)
 	for _, in := range t.inputs {
 		s.inputs[in.topic][in.partition] = nil
 	}

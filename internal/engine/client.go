@@ -65,6 +65,7 @@ func (e *Engine) fetchOpts() []kgo.Opt {
 func (e *Engine) plainOpts() []kgo.Opt {
 	return append(e.baseOpts(),
 		kgo.ClientID(e.p.App+"-admin"),
+		e.metrics.hook("admin"),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerLinger(0),
@@ -77,6 +78,7 @@ func (s *session) memberOpts() []kgo.Opt {
 	opts := append(e.baseOpts(), e.fetchOpts()...)
 	opts = append(opts,
 		kgo.ClientID(e.p.App),
+		e.metrics.hook("member"),
 		kgo.ConsumerGroup(e.p.App),
 		kgo.ConsumeTopics(e.p.sourceTopics()...),
 		kgo.Balancers(newBalancer(e.p.Subs, s.userData(), e.log)),

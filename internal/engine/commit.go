@@ -90,8 +90,8 @@ func (s *session) commit() error {
 		return nil
 	}
 	s.commits++
+	s.counted(&info, began)
 	if f := s.e.cfg.Events.Committed; f != nil {
-		info.Took = time.Since(began)
 		for _, t := range s.tasks {
 			if !t.running {
 				continue // its start goroutine owns it
@@ -161,6 +161,7 @@ func (b *pending) apply(wall int64) {
 	for _, o := range b.batch.Offsets {
 		if in := t.input(o.Topic); in != nil {
 			in.committed = o.Next
+			in.view.committed.Store(o.Next)
 		}
 	}
 	positions := make([]state.Position, len(t.stores))
@@ -178,6 +179,7 @@ func (b *pending) apply(wall int64) {
 	}
 	t.metadata = b.batch.Metadata
 	t.machine.Commit(positions, wall)
+	t.countDrops(true)
 	t.dirty = false
 	t.s.uncommitted.Add(-t.held)
 	t.held = 0
@@ -359,6 +361,7 @@ func (s *session) undo(cause error) error {
 	if err := s.begin(); err != nil {
 		return err
 	}
+	s.e.board.aborts.Add(1)
 	if f := s.e.cfg.Events.Aborted; f != nil {
 		f(cause)
 	}
@@ -389,6 +392,7 @@ func (s *session) undoTask(t *taskRun, wall int64, rewind map[string]map[int32]k
 	for _, in := range t.inputs {
 		t.machine.Position(in.topic, in.committed, in.end)
 	}
+	t.countDrops(false)
 	t.dirty = false
 	s.uncommitted.Add(-t.held)
 	t.held = 0

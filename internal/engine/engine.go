@@ -55,6 +55,9 @@ type Engine struct {
 
 	weakTxnLogged bool
 
+	board   board
+	metrics *metrics
+
 	wipeMu sync.Mutex
 	wipe   map[task.ID]bool // tasks whose local state is removed before it is opened again
 }
@@ -72,6 +75,7 @@ func New(program Program, settings Settings) (*Engine, error) {
 	if err := errors.Join(program.validate(), settings.validate()); err != nil {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
+	e.metrics = newMetrics(e)
 	return e, nil
 }
 
@@ -142,10 +146,18 @@ func (p *Program) sourceTopics() []string {
 // Run runs the program until ctx is cancelled, and then stops cleanly: it commits, flushes all state, and closes. It
 // returns nil after a clean stop, and else the error that ended it: an *Error, or an error of a task as the task
 // returned it. A broker that cannot be reached does not end it. Run may be called once.
-func (e *Engine) Run(ctx context.Context) error {
+func (e *Engine) Run(ctx context.Context) (err error) {
 	if e.started.Swap(true) {
 		return errors.New("engine: Run was called twice")
 	}
+	unregister, err := e.metrics.register()
+	if err != nil {
+		return err
+	}
+	defer unregister()
+	e.board.began()
+	e.beat()
+	defer func() { e.board.finished(err) }()
 	unlock, err := e.openStateDir()
 	if err != nil {
 		return err
@@ -186,6 +198,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.setState(StateRebuilding)
 		e.log.Warn("rebuilding: all memory is dropped, joining again", zap.Error(again.cause),
 			zap.Duration("backoff", backoff))
+		e.board.rebuilds.Add(1)
 		if f := e.cfg.Events.Rebuilt; f != nil {
 			f(again.cause)
 		}
@@ -210,9 +223,11 @@ func (e *Engine) at(point string) error {
 
 func (e *Engine) setState(to string) {
 	from, _ := e.state.Swap(to).(string)
+	e.beat()
 	if from == to {
 		return
 	}
+	e.board.entered()
 	e.log.Info("state", zap.String("from", from), zap.String("to", to))
 	if f := e.cfg.Events.State; f != nil {
 		f(from, to)

@@ -169,6 +169,7 @@ func (s *session) flushed(t *taskRun, job *flushJob, took time.Duration) error {
 	t.machine.Layers().Done(job.f)
 	t.refreshed = s.e.wallMillis()
 	t.countUnflushed()
+	s.countFlush(t, job.f.Rows(), took)
 	if f := s.e.cfg.Events.Flushed; f != nil {
 		f(t.id, job.f.Rows(), took)
 	}
@@ -192,6 +193,7 @@ func (s *session) flushAll(t *taskRun) error {
 			return err
 		}
 		l.Done(f)
+		s.countFlush(t, f.Rows(), time.Since(began))
 		if ev := s.e.cfg.Events.Flushed; ev != nil {
 			ev(t.id, f.Rows(), time.Since(began))
 		}

@@ -132,6 +132,7 @@ func (s *session) skipGap(ctx context.Context, t *taskRun, st *storeRun) error {
 		return nil
 	}
 	st.position = next
+	st.view.moved(st.position, st.records)
 	return s.writeFollowed(t, st, nil)
 }
 

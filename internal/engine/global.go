@@ -47,6 +47,7 @@ type replica struct {
 	topicID [16]byte
 	next    map[int32]int64
 	end     map[int32]int64 // when loading began
+	view    *globalView
 }
 
 // globals follow the program's global topics, for as long as the engine runs.
@@ -67,7 +68,7 @@ func (e *Engine) openGlobals(ctx context.Context) (*globals, error) {
 	}
 	answers := &fetchAnswers{byBroker: make(map[int32]int)}
 	opts := append(e.baseOpts(), e.fetchOpts()...)
-	cl, err := kgo.NewClient(append(opts, kgo.ClientID(e.p.App+"-global"), kgo.WithHooks(answers))...)
+	cl, err := kgo.NewClient(append(opts, kgo.ClientID(e.p.App+"-global"), kgo.WithHooks(answers), e.metrics.hook("global"))...)
 	if err != nil {
 		return nil, fmt.Errorf("engine: make the client: %w", err)
 	}
@@ -122,6 +123,7 @@ func (g *globals) open(spec Global) (*replica, error) {
 	}
 	return &replica{
 		Global: spec, backend: backend, r: r, next: make(map[int32]int64), end: make(map[int32]int64),
+		view: g.e.board.follow(spec),
 	}, nil
 }
 
@@ -141,6 +143,7 @@ func (g *globals) load(ctx context.Context) error {
 	g.cl.AddConsumePartitions(from)
 	moved, answered := time.Now(), g.answers.counts()
 	for g.missing() > 0 {
+		g.e.beat()
 		n, err := g.poll(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -151,6 +154,9 @@ func (g *globals) load(ctx context.Context) error {
 			moved, answered = time.Now(), g.answers.counts()
 		case time.Since(moved) > globalIdle && g.askedInVain(answered):
 			g.e.log.Info("global tables are loaded as far as there are records", zap.Int64("offsets_left", g.missing()))
+			for _, rep := range g.replicas {
+				rep.view.remaining.Store(0)
+			}
 			return nil
 		}
 	}
@@ -213,10 +219,18 @@ func (g *globals) locate(ctx context.Context, adm *kadm.Client, rep *replica) er
 func (g *globals) missing() int64 {
 	var n int64
 	for _, rep := range g.replicas {
-		for p, end := range rep.end {
-			n += max(0, end-rep.next[p])
-		}
+		n += rep.missing()
 	}
+	return n
+}
+
+// missing returns how many offsets of one topic are left to load.
+func (rep *replica) missing() int64 {
+	var n int64
+	for p, end := range rep.end {
+		n += max(0, end-rep.next[p])
+	}
+	rep.view.remaining.Store(n)
 	return n
 }
 

@@ -16,6 +16,7 @@ const recheckPause = time.Second
 
 // housekeep starts the jobs whose time has come, beside the processing: one of each at a time.
 func (s *session) housekeep(now time.Time) {
+	s.lookAtEnds(now)
 	if s.e.cfg.PurgeInterval > 0 && now.After(s.nextPurge) && s.purging.CompareAndSwap(false, true) {
 		s.nextPurge = now.Add(s.e.cfg.PurgeInterval)
 		offsets := s.processed()

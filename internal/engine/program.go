@@ -29,6 +29,8 @@ type Program struct {
 	Globals     []Global
 	OpenGlobal  func(store, dir string) (state.Backend, error)
 	SetReplicas func(byStore map[string]*state.Replica)
+	// DropReasons names what task.DropCounter counts, in its order.
+	DropReasons []string
 	// OpenState opens the task's backend in dir, which exists with mode 0700 and is the task's own.
 	OpenState func(id task.ID, dir string) (state.Backend, error)
 }
@@ -195,19 +197,23 @@ type Events struct {
 	TasksChanged func(assigned, revoked []task.ID)
 	RestoreStart func(id task.ID, store string, from, to int64)
 	RestoreDone  func(id task.ID, store string, records int64, took time.Duration)
-	Restoring    func(id task.ID, store string, at, to int64)
+	Restoring    func(p RestoreProgress)
 	Committed    func(c CommitInfo)
 	Aborted      func(reason error)
 	Rebuilt      func(reason error)
 	Flushed      func(id task.ID, rows int, took time.Duration)
 }
 
-// CommitInfo describes a commit.
+// CommitInfo describes a commit of this process.
 type CommitInfo struct {
-	Processed     int
-	Outputs       int
-	Changes       int
+	// Processed counts input records, Outputs records written to topics, Changes rows written to changelogs.
+	Processed int
+	Outputs   int
+	Changes   int
+	// Transactional tells that it was a transaction. A commit that wrote nothing commits only offsets.
 	Transactional bool
 	Took          time.Duration
-	Lag           int64
+	// Lag is how many offsets the inputs of this process are behind what it knows of their ends. Other members of the
+	// group have their own: it says nothing of their partitions.
+	Lag int64
 }

@@ -27,6 +27,8 @@ func (s *session) replay(ctx context.Context, t *taskRun, stores []*storeRun) er
 			continue
 		}
 		left++
+		st.view = t.view.store(st.spec.Name)
+		st.view.begin(st.position, st.target())
 		at := st.position
 		for _, other := range byTopic[st.spec.log()] {
 			at = min(at, other.position)
@@ -35,7 +37,7 @@ func (s *session) replay(ctx context.Context, t *taskRun, stores []*storeRun) er
 		from[st.spec.log()] = map[int32]kgo.Offset{t.id.Partition: kgo.NewOffset().At(at)}
 		t.log.Info("restore", zap.String("store", st.spec.Name), zap.Int64("from", st.position), zap.Int64("to", st.barrier))
 		if f := s.e.cfg.Events.RestoreStart; f != nil {
-			f(t.id, st.spec.Name, st.position, st.barrier)
+			f(t.id, st.spec.Name, st.position, st.target())
 		}
 	}
 	if left == 0 {
@@ -135,7 +137,7 @@ func (s *session) apply(t *taskRun, st *storeRun, records []*kgo.Record, rows []
 	if !followed && len(records) == 0 {
 		return rows, nil
 	}
-	if !followed && st.records == 0 && st.has && s.tooOld(st, records[0].Timestamp.UnixMilli()) {
+	if !followed && st.position == st.restoreFrom && st.has && s.tooOld(st, records[0].Timestamp.UnixMilli()) {
 		return rows, &staleError{st, "the local state is older than the changelog keeps deletions"}
 	}
 	for _, r := range records {
@@ -155,8 +157,8 @@ func (s *session) apply(t *taskRun, st *storeRun, records []*kgo.Record, rows []
 		}
 		rows = append(rows, state.Row{Store: st.id, Key: r.Key, Value: r.Value})
 	}
+	st.records += int64(len(rows))
 	rows = newestInOrder(rows)
-	st.records += int64(len(records))
 	st.moved = time.Now()
 	if followed {
 		st.position = max(st.position, min(last.Offset, st.barrier)+1)
@@ -186,8 +188,11 @@ func (s *session) restoring(t *taskRun, st *storeRun) error {
 	if err := rebuildUnlessTyped(s.e.at("restore-mid")); err != nil {
 		return err
 	}
+	st.view.moved(st.position, st.records)
 	if f := s.e.cfg.Events.Restoring; f != nil {
-		f(t.id, st.spec.Name, min(st.position, st.barrier), st.barrier)
+		if p, ok := st.view.progress(time.Now()); ok {
+			f(p)
+		}
 	}
 	return nil
 }
@@ -206,6 +211,7 @@ func newestInOrder(rows []state.Row) []state.Row {
 }
 
 func (s *session) restored(t *taskRun, st *storeRun, took time.Duration) {
+	st.view.end()
 	t.log.Info("restored", zap.String("store", st.spec.Name), zap.Int64("offsets", st.position-st.restoreFrom),
 		zap.Duration("took", took))
 	if f := s.e.cfg.Events.RestoreDone; f != nil {

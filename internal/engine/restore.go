@@ -34,6 +34,7 @@ type storeRun struct {
 	moved       time.Time
 	records     int64
 	restoreFrom int64
+	view        *storeView
 
 	// While committing.
 	sender   sender

@@ -74,8 +74,10 @@ type session struct {
 	crashed   bool
 	nextPurge time.Time
 	nextCheck time.Time
+	nextLag   time.Time
 	purging   atomic.Bool // shared
 	checking  atomic.Bool // shared
+	lagging   atomic.Bool // shared
 }
 
 // sendFailure is the first record of a transaction that could not be produced.
@@ -108,6 +110,7 @@ func newSession(e *Engine) *session {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.patience, s.giveUp = context.WithCancel(s.ctx)
 	s.calls = newCallPool(s, e.cfg.MaxCalls)
+	e.board.live(s)
 	return s
 }
 
@@ -145,6 +148,7 @@ func (s *session) open(ctx context.Context) error {
 	if s.cl, err = kgo.NewClient(s.memberOpts()...); err != nil {
 		return fmt.Errorf("engine: make the client: %w", err)
 	}
+	s.e.board.member(s.cl)
 	if s.e.cfg.ExactlyOnce {
 		if err := s.fenceFormerSelf(ctx); err != nil {
 			return ignoreEnd(ctx, err)
@@ -198,6 +202,7 @@ func (s *session) loop(ctx context.Context) error {
 	defer stop()
 	next := time.Now().Add(s.e.cfg.CommitInterval)
 	for {
+		s.e.beat()
 		if ctx.Err() != nil {
 			return s.stop()
 		}

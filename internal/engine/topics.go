@@ -40,6 +40,7 @@ const (
 func (s *session) prepareTopics(ctx context.Context) (*layout, error) {
 	backoff, warned := connectBackoffFirst, time.Time{}
 	for {
+		s.e.beat()
 		tryCtx, cancel := context.WithTimeout(ctx, adminTimeout)
 		l, err := s.checkTopics(tryCtx)
 		cancel()

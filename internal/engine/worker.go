@@ -21,6 +21,7 @@ type taskRun struct {
 	inputs []*input // in the order of sub.Sources
 	stores []*storeRun
 	log    *zap.Logger
+	view   *taskView
 	pace   int // how many records a step may process; 0: not measured yet
 
 	life      context.Context    // ends when the task goes
@@ -47,6 +48,7 @@ type taskRun struct {
 	unflushed int64     // bytes it counts for in session.unflushed
 	refreshed int64     // when its positions were last written, Unix milliseconds
 	metadata  string    // committed last
+	drops     []int64   // of its machine, as of the last boundary
 
 	earlyEnds map[string]int64 // of its changelogs, for the defect NoBarrier
 }
@@ -73,6 +75,7 @@ type input struct {
 	committed int64
 	dropped   bool // records came before the task ran: they have to be fetched again
 	end       int64
+	view      *inputView
 }
 
 // inbound is what a fetch brought for an input.
@@ -108,6 +111,7 @@ func (s *session) deliver(topic string, p *kgo.FetchPartition) *taskRun {
 	}
 	in.next = records[len(records)-1].Offset + 1
 	in.end = max(in.next, p.LastStableOffset, in.end)
+	in.view.sawEnd(in.end)
 	var size int64
 	for _, r := range records {
 		size += int64(len(r.Key) + len(r.Value))

@@ -114,6 +114,13 @@ type Result struct {
 	Err   error
 }
 
+// DropCounter is a Machine that counts the records which its operators left out.
+type DropCounter interface {
+	// Drops returns how many were left out since the machine was made, for each reason that the shell has names for, in
+	// the same order. The slice is valid until the next call of the machine.
+	Drops() []int64
+}
+
 // Machine is a task as the shell drives it. It is single-threaded: the caller serialises all calls.
 //
 // The life of a machine: Start once; then any number of Enqueue, Step and Punctuate; then Boundary, whose batch the

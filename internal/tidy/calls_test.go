@@ -18,6 +18,8 @@ var impure = map[string]string{
 	"processor/app.go":      "starts the engine",
 	"processor/config.go":   "reads the host's defaults",
 	"processor/embedded.go": "starts the embedded broker",
+	"processor/handler.go":  "serves the state of an App over HTTP",
+	"processor/serve.go":    "listens for HTTP",
 }
 
 // bannedImports are packages, with those below them, that pure code may not import.
