@@ -2,6 +2,7 @@
 // broker.
 //
 //	bench workload=count brokers=127.0.0.1:9092 app=A state=DIR in=events out=OUT [table=T] [eos=true] [threads=2] [commit=100]
+//	      [instance=ID] [standbys=0] [session=45000] [leave=false] [flush=10000]
 //	bench run=map,count brokers=127.0.0.1:9092 [events=2000000] [keys=100000] [eos=false,true] [repeat=1] [check=true]
 //
 // The first form is what any driver starts: it joins the consumer group app, commits the offsets of what it has processed
@@ -55,7 +56,8 @@ func work(ctx context.Context, a *arguments) (err error) {
 		workload: a.text("workload", ""), brokers: a.list("brokers", "127.0.0.1:9092"), app: a.text("app", ""),
 		state: a.text("state", ""), in: a.text("in", "events"), table: a.text("table", "table"),
 		out: a.text("out", ""), exactlyOnce: a.flag("eos", true), workers: a.number("threads", 0),
-		commit: time.Duration(a.number("commit", 100)) * time.Millisecond,
+		commit: a.millis("commit", 100), instance: a.text("instance", ""), standbys: a.number("standbys", 0),
+		session: a.millis("session", 0), leave: a.flag("leave", false), flush: a.millis("flush", 0),
 	}
 	if n := a.number("cache", 0); n != 0 {
 		a.fail("cache=%d: only 0 is supported, every update is emitted downstream", n)
@@ -79,7 +81,8 @@ func work(ctx context.Context, a *arguments) (err error) {
 	var n tally
 	app, err := processor.New(c.app, topology, processor.Config{
 		Brokers: c.brokers, StateDir: c.state, AtLeastOnce: !c.exactlyOnce, Workers: c.workers,
-		CommitInterval: c.commit, Log: log, Events: n.events(log),
+		CommitInterval: c.commit, InstanceID: c.instance, Standbys: c.standbys, SessionTimeout: c.session,
+		LeaveOnStop: c.leave, FlushInterval: c.flush, Log: log, Events: n.events(log),
 	})
 	if err != nil {
 		return err
@@ -107,7 +110,8 @@ type tally struct {
 
 func (n *tally) events(log *zap.Logger) processor.Events {
 	return processor.Events{
-		State: func(from, to string) { log.Info("state", zap.String("from", from), zap.String("to", to)) },
+		State:   func(from, to string) { log.Info("state", zap.String("from", from), zap.String("to", to)) },
+		Rebuilt: func(reason error) { log.Warn("rebuilt", zap.Error(reason)) },
 		Committed: func(c processor.CommitInfo) {
 			n.commits.Add(1)
 			n.processed.Add(int64(c.Processed))
@@ -178,6 +182,11 @@ func (a *arguments) number(name string, otherwise int) int {
 		a.fail("%s=%s: want a number that is not negative", name, v)
 	}
 	return n
+}
+
+// millis is a duration that is given in milliseconds.
+func (a *arguments) millis(name string, otherwise int) time.Duration {
+	return time.Duration(a.number(name, otherwise)) * time.Millisecond
 }
 
 func (a *arguments) flag(name string, otherwise bool) bool {

@@ -23,6 +23,11 @@ type workConfig struct {
 	exactlyOnce    bool
 	workers        int
 	commit         time.Duration
+	// What follows is zero, and then the App's default, unless a test of failures asks for it.
+	instance       string
+	standbys       int
+	session, flush time.Duration
+	leave          bool
 }
 
 // workloads are the topologies that can be measured. Keys are opaque strings and values bytes.
