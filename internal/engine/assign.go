@@ -396,8 +396,10 @@ func (s *session) retire(t *taskRun, flush bool) {
 		defer s.async.Done()
 		defer close(done)
 		<-t.startDone
+		healthy := flush
 		if flush && wasRunning {
 			if err := s.flushAll(t); err != nil {
+				healthy = false
 				t.log.Warn("flush at the task's end failed; the changelog has it all", zap.Error(err))
 			}
 		} else if t.flush != nil {
@@ -407,9 +409,7 @@ func (s *session) retire(t *taskRun, flush bool) {
 		if t.machine != nil {
 			errs = append(errs, t.machine.Close())
 		}
-		if t.backend != nil {
-			errs = append(errs, t.backend.Close())
-		}
+		errs = append(errs, s.standbys.release(t.id, t.backend, healthy))
 		if err := errors.Join(errs...); err != nil {
 			t.log.Warn("task closed with an error", zap.Error(err))
 			return
@@ -450,7 +450,7 @@ func (s *session) userData() userData {
 		fingerprint: s.e.p.Fingerprint, transactionalID: s.e.cfg.TransactionalID, subs: topicsOf(s.e.p.Subs),
 	}
 	for _, id := range s.e.tasksOnDisk() {
-		u.tasks = append(u.tasks, taskState{id, -1})
+		u.tasks = append(u.tasks, taskState{id: id, position: -1})
 	}
 	return u
 }

@@ -197,12 +197,67 @@ func (c *cluster) verifyCounts(topic string, total int) {
 type disk struct {
 	mu       sync.Mutex
 	backends map[task.ID]*memory.Backend
+	failing  map[task.ID][]error // of the next writes
 }
 
 // kept is a backend that outlives its closing.
-type kept struct{ *memory.Backend }
+type kept struct {
+	*memory.Backend
+	d  *disk
+	id task.ID
+}
 
 func (kept) Close() error { return nil }
+
+func (k kept) Write(w state.Write) error {
+	k.d.mu.Lock()
+	var err error
+	if errs := k.d.failing[k.id]; len(errs) > 0 {
+		err, k.d.failing[k.id] = errs[0], errs[1:]
+	}
+	k.d.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return k.Backend.Write(w)
+}
+
+// healthy tells whether no write is going to fail.
+func (d *disk) healthy(id task.ID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.failing[id]) == 0
+}
+
+// clear forgets all rows, of tasks that nobody has open.
+func (d *disk) clear() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	clear(d.backends)
+}
+
+// position returns how far the counts of a task are, or -1.
+func (d *disk) position(t *testing.T, id task.ID) int64 {
+	t.Helper()
+	d.mu.Lock()
+	b := d.backends[id]
+	d.mu.Unlock()
+	if b == nil {
+		return -1
+	}
+	store, err := b.Register(countStore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pos, ok, err := b.Position(store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !ok {
+		return -1
+	}
+	return pos.Next
+}
 
 func (d *disk) open(id task.ID, dir string) (state.Backend, error) {
 	d.mu.Lock()
@@ -224,7 +279,7 @@ func (d *disk) open(id task.ID, dir string) (state.Backend, error) {
 		b = memory.New()
 		d.backends[id] = b
 	}
-	return kept{b}, nil
+	return kept{b, d, id}, nil
 }
 
 // rig is an application under test: what outlives its processes.
@@ -335,6 +390,7 @@ func testLog(t *testing.T) *zap.Logger {
 // process is a run of an engine.
 type process struct {
 	t      *testing.T
+	e      *Engine
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error
@@ -351,7 +407,7 @@ func (r *rig) start(t *testing.T, change ...func(*Settings)) *process {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &process{t: t, cancel: cancel, done: make(chan struct{})}
+	p := &process{t: t, e: e, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
 		p.err = e.Run(ctx)

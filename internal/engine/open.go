@@ -19,17 +19,13 @@ import (
 // The order matters. The committed input offsets are known by now, from a fetch that waited for pending transactions.
 // The barrier comes after that, so that nothing which those offsets imply can hide behind it.
 func (s *session) openTask(ctx context.Context, t *taskRun) error {
-	if err := s.openState(ctx, t); err != nil {
-		return err
-	}
-	for i := range t.sub.Stores {
-		st := &storeRun{spec: &t.sub.Stores[i], produced: -1}
-		id, err := t.backend.Register(st.spec.Name)
-		if err != nil {
-			return s.stateError(t, err)
+	if t.backend = s.standbys.take(ctx, t.id); t.backend == nil {
+		if err := s.openState(ctx, t); err != nil {
+			return err
 		}
-		st.id = id
-		t.stores = append(t.stores, st)
+	}
+	if err := s.registerStores(t); err != nil {
+		return err
 	}
 	if err := rebuildUnlessTyped(s.e.at("restore-start")); err != nil {
 		return err
@@ -44,6 +40,25 @@ func (s *session) openTask(ctx context.Context, t *taskRun) error {
 		return err
 	}
 	return s.startMachine(ctx, t)
+}
+
+// registerStores makes the stores of a task over its opened backend.
+func (s *session) registerStores(t *taskRun) error {
+	for i := range t.sub.Stores {
+		st := &storeRun{spec: &t.sub.Stores[i], produced: -1}
+		id, err := t.backend.Register(st.spec.Name)
+		if err != nil {
+			return s.stateError(t, err)
+		}
+		st.id = id
+		t.stores = append(t.stores, st)
+	}
+	return nil
+}
+
+// logged returns the stores of a task that are restored from a topic.
+func (t *taskRun) logged() []*storeRun {
+	return slices.DeleteFunc(slices.Clone(t.stores), func(st *storeRun) bool { return st.spec.log() == "" })
 }
 
 // openState opens the backend. Damaged files are removed: they are a copy of what the changelogs hold.

@@ -222,7 +222,7 @@ func TestBalancerMovesTheLeast(t *testing.T) {
 func TestBalancerPrefersTheDisk(t *testing.T) {
 	g := newGroup(t)
 	g.data["m2"] = userData{subs: g.b.subs, tasks: []taskState{
-		{task.ID{Sub: "a", Partition: 1}, -1}, {task.ID{Sub: "b", Partition: 3}, -1},
+		{id: task.ID{Sub: "a", Partition: 1}, position: -1}, {id: task.ID{Sub: "b", Partition: 3}, position: -1},
 	}}
 	g.owned["m1"], g.owned["m2"] = nil, nil
 	g.rebalance()
@@ -267,7 +267,7 @@ func sampleUserData() userData {
 	return userData{
 		fingerprint: "f", transactionalID: "app-1",
 		subs:  []subTopics{{"a", []string{"a", "a2"}}, {"b", []string{"b"}}},
-		tasks: []taskState{{task.ID{Sub: "a", Partition: 3}, 17}, {task.ID{Sub: "b", Partition: 0}, -1}},
+		tasks: []taskState{{id: task.ID{Sub: "a", Partition: 3}, position: 17}, {id: task.ID{Sub: "b", Partition: 0}, position: -1}},
 	}
 }
 
@@ -278,7 +278,7 @@ func TestUserDataRoundTrip(t *testing.T) {
 		t.Errorf("got %v, %v", got, err)
 	}
 	for i := range 5000 {
-		u.tasks = append(u.tasks, taskState{task.ID{Sub: "a", Partition: int32(i)}, 1 << 40})
+		u.tasks = append(u.tasks, taskState{id: task.ID{Sub: "a", Partition: int32(i)}, position: 1 << 40})
 	}
 	b := u.append(nil)
 	if len(b) > maxUserData {

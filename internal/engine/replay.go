@@ -110,6 +110,9 @@ func (s *session) replayFetched(
 		if rows, err = s.apply(t, st, records, rows[:0]); err != nil {
 			return rows, err
 		}
+		if err := s.restoring(t, st); err != nil {
+			return rows, err
+		}
 	}
 	return rows, nil
 }
@@ -165,7 +168,7 @@ func (s *session) apply(t *taskRun, st *storeRun, records []*kgo.Record, rows []
 		if err := s.writeFollowed(t, st, rows); err != nil {
 			return rows, err
 		}
-		return rows, s.restoring(t, st)
+		return rows, nil
 	}
 	pos := state.Position{
 		TopicID: st.topicID, Next: last.Offset + 1, LeaderEpoch: last.LeaderEpoch,
@@ -180,7 +183,7 @@ func (s *session) apply(t *taskRun, st *storeRun, records []*kgo.Record, rows []
 		return rows, s.stateError(t, err)
 	}
 	st.position = pos.Next
-	return rows, s.restoring(t, st)
+	return rows, nil
 }
 
 // restoring tells how far a restore has come.

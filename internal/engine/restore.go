@@ -54,7 +54,7 @@ const (
 // restore brings every store of the task up to its changelog's barrier, or, where it follows a topic, to the committed
 // offset.
 func (s *session) restore(ctx context.Context, t *taskRun) error {
-	logged := slices.DeleteFunc(slices.Clone(t.stores), func(st *storeRun) bool { return st.spec.log() == "" })
+	logged := t.logged()
 	ours := slices.DeleteFunc(slices.Clone(logged), func(st *storeRun) bool { return st.spec.Changelog == "" })
 	if len(logged) == 0 {
 		return nil

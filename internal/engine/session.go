@@ -68,6 +68,7 @@ type session struct {
 	pollCancel context.CancelFunc
 
 	calls     *callPool
+	standbys  *standbys
 	commits   int
 	aborts    int // in a row
 	inTxn     bool
@@ -110,6 +111,7 @@ func newSession(e *Engine) *session {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.patience, s.giveUp = context.WithCancel(s.ctx)
 	s.calls = newCallPool(s, e.cfg.MaxCalls)
+	s.standbys = newStandbys(s)
 	e.board.live(s)
 	return s
 }
@@ -436,6 +438,7 @@ func (s *session) close(err error) error {
 		s.retire(t, !drop)
 	}
 	s.async.Wait()
+	s.standbys.close()
 	s.calls.wait(s.log)
 	// Whatever was posted and not called belongs to tasks that are closed by now.
 	if s.plain != nil {

@@ -27,6 +27,7 @@ type subTopics struct {
 type taskState struct {
 	id       task.ID
 	position int64
+	lag      int64 // changelog records behind, -1 unknown; not sent yet
 }
 
 const (
@@ -101,7 +102,7 @@ func parseUserData(b []byte) (*userData, error) {
 			return nil, errUserData
 		}
 		id := task.ID{Sub: u.subs[sub].name, Partition: int32(partition)}
-		u.tasks = append(u.tasks, taskState{id, position})
+		u.tasks = append(u.tasks, taskState{id: id, position: position})
 	}
 	if r.bad {
 		return nil, errUserData
