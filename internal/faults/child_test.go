@@ -47,6 +47,8 @@ type childSpec struct {
 	LimitAt   int
 	// Delay is how long each record takes to process.
 	Delay time.Duration
+	// First says when the first record is processed.
+	First bool
 	// Poison runs the topology that meets poison; records that fail go to the topic of this name, "-" skips them.
 	Poison string
 	Defect engine.Defect
@@ -59,6 +61,7 @@ const (
 	saysAborted  = "aborted"
 	saysRestored = "restored"
 	saysTasks    = "tasks" // how many came and went
+	saysFirst    = "first" // record is about to be processed
 	saysEnd      = "end"   // with the error, quoted
 )
 
@@ -81,6 +84,10 @@ func runChild(text string) int {
 	var each func(string, []byte)
 	if spec.Delay > 0 {
 		each = func(string, []byte) { time.Sleep(spec.Delay) }
+	}
+	if spec.First {
+		var once sync.Once
+		each = func(string, []byte) { once.Do(func() { say(saysFirst) }) }
 	}
 	topology, err := countTopology(spec.In, spec.Out, each)
 	if spec.Poison != "" {
