@@ -215,7 +215,7 @@ func (s *session) commitTransaction(batches []pending) error {
 	}
 	s.inTxn = false
 	if err := s.cl.EndTransaction(ctx, kgo.TryCommit); err != nil {
-		if errors.Is(err, kerr.OperationNotAttempted) || errors.Is(err, kerr.TransactionAbortable) {
+		if JudgeEndError(err) == RefusalAbort {
 			s.inTxn = true
 			return &abortError{fmt.Errorf("engine: the commit was not attempted: %w", err)}
 		}
@@ -286,7 +286,7 @@ func (s *session) sendFailed(f *sendFailure) error {
 		return denied
 	}
 	err := fmt.Errorf("engine: produce to %s: %w", f.topic, f.err)
-	if !s.e.cfg.ExactlyOnce || fatalToProducer(f.err) {
+	if !s.e.cfg.ExactlyOnce || JudgeSendError(f.err) == RefusalRebuild {
 		return &rebuildError{err}
 	}
 	return &abortError{err}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -143,22 +142,17 @@ func (s *session) apply(t *taskRun, st *storeRun, records []*kgo.Record, rows []
 	if !followed && st.position == st.restoreFrom && st.has && s.tooOld(st, records[0].Timestamp.UnixMilli()) {
 		return rows, &staleError{st, "the local state is older than the changelog keeps deletions"}
 	}
-	for _, r := range records {
-		if followed && !r.Attrs.IsControl() {
-			rows = st.rowOf(r, rows)
-			continue
-		}
-		if r.Attrs.IsControl() || bytes.Equal(r.Key, barrierKey) {
-			continue
-		}
-		if len(r.Key) == 0 || r.Key[0] > state.KindIndex {
-			return rows, &Error{
-				Kind: ErrForeignChangelog, Topic: r.Topic, Partition: r.Partition,
-				Detail: fmt.Sprintf("the record at offset %d has no row key", r.Offset),
-				Hint:   "another program writes to this topic; use another application id or reset the application",
+	if followed {
+		for _, r := range records {
+			if !r.Attrs.IsControl() {
+				rows = st.rowOf(r, rows)
 			}
 		}
-		rows = append(rows, state.Row{Store: st.id, Key: r.Key, Value: r.Value})
+	} else {
+		var err error
+		if rows, err = ChangelogRows(st.id, records, rows); err != nil {
+			return rows, err
+		}
 	}
 	st.records += int64(len(rows))
 	rows = newestInOrder(rows)

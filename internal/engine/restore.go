@@ -145,38 +145,21 @@ func (s *session) judge(t *taskRun, st *storeRun) error {
 		return s.stateError(t, err)
 	}
 	st.has, st.position, st.wall = ok, pos.Next, pos.WallMillis
-	why := ""
-	switch {
-	case !ok:
-		if nonEmpty, err := hasRows(t.backend, st.id); err != nil {
-			return s.stateError(t, err)
-		} else if nonEmpty {
-			why = "rows without a position: a restore was cut short"
+	why, onlyCopy, err := JudgeLocalState(LocalState{
+		Position: pos, HasPosition: ok, HasRows: func() (bool, error) { return hasRows(t.backend, st.id) },
+		TopicID: st.topicID, Start: st.start, End: st.end, Follows: st.spec.Source != "", Limit: st.barrier + 1,
+		TooOld: ok && s.tooOld(st, s.e.wallMillis()),
+	})
+	if err != nil {
+		return s.stateError(t, err)
+	}
+	if onlyCopy && !s.e.cfg.AcceptStateLoss {
+		return &Error{
+			Kind: ErrStateLoss, Topic: st.spec.Changelog, Partition: t.id.Partition,
+			Detail: fmt.Sprintf("it was recreated and is empty, while the local state of store %q is not", st.spec.Name),
+			Hint: "the local state is now the only copy: restore the topic, or start with AcceptStateLoss to " +
+				"begin with an empty store",
 		}
-	case pos.TopicID != st.topicID && st.spec.Source != "":
-		why = "the topic was recreated, or is another one"
-	case pos.TopicID != st.topicID:
-		nonEmpty, err := hasRows(t.backend, st.id)
-		if err != nil {
-			return s.stateError(t, err)
-		}
-		if nonEmpty && st.end == st.start && !s.e.cfg.AcceptStateLoss {
-			return &Error{
-				Kind: ErrStateLoss, Topic: st.spec.Changelog, Partition: t.id.Partition,
-				Detail: fmt.Sprintf("it was recreated and is empty, while the local state of store %q is not", st.spec.Name),
-				Hint: "the local state is now the only copy: restore the topic, or start with AcceptStateLoss to " +
-					"begin with an empty store",
-			}
-		}
-		why = "the changelog topic was recreated"
-	case pos.Next > st.end:
-		why = fmt.Sprintf("local position %d is past the changelog's end %d: the changelog was truncated", pos.Next, st.end)
-	case st.spec.Source != "" && pos.Next > st.barrier+1:
-		why = fmt.Sprintf("local position %d is past the committed offset %d: that was set back", pos.Next, st.barrier+1)
-	case pos.Next < st.start:
-		why = fmt.Sprintf("local position %d is before the changelog's start %d", pos.Next, st.start)
-	case s.tooOld(st, s.e.wallMillis()):
-		why = "the local state is older than the changelog keeps deletions"
 	}
 	if why != "" {
 		if err := s.wipeStore(t, st, why); err != nil {
