@@ -23,6 +23,10 @@ type Events struct {
 	RestoreStart func(id TaskID, store string, from, to int64)
 	Restoring    func(p RestoreProgress)
 	RestoreDone  func(id TaskID, store string, records int64, took time.Duration)
+	// Standby is called when what this process keeps of a task that another one runs changes: "waiting" when it begins to
+	// keep a copy, "restoring", "running" when that has caught up and follows, "ended". How far it is behind is in
+	// App.Status.
+	Standby func(id TaskID, state string)
 	// Committed is called after each commit of this process. What it tells of lag is of this process's partitions only.
 	Committed func(c CommitInfo)
 	// Aborted is called after a transaction was taken back; its records are processed again.
@@ -43,7 +47,7 @@ type CommitInfo = engine.CommitInfo
 func (e Events) engine() engine.Events {
 	return engine.Events{
 		State: e.State, TasksChanged: e.TasksChanged,
-		RestoreStart: e.RestoreStart, Restoring: e.Restoring, RestoreDone: e.RestoreDone,
+		RestoreStart: e.RestoreStart, Restoring: e.Restoring, Standby: e.Standby, RestoreDone: e.RestoreDone,
 		Committed: e.Committed, Aborted: e.Aborted, Rebuilt: e.Rebuilt, Flushed: e.Flushed,
 	}
 }

@@ -15,6 +15,7 @@ import (
 // board is where the parts of a running engine write what Status and the metrics read. Nothing is written to it for a
 // single record: counters move by commit, positions by fetch and by commit.
 type board struct {
+	events  *Events
 	mu      sync.Mutex
 	started time.Time
 	since   time.Time // of the state
@@ -105,6 +106,10 @@ func (b *board) sawBrokers(at time.Time) {
 func (b *board) show(id task.ID, role Role, sub *Sub) *taskView {
 	v := &taskView{id: id}
 	v.role.Store(int32(role))
+	v.state.Store(-1)
+	if role != RoleActive && b.events != nil {
+		v.tell = b.events.Standby
+	}
 	if role == RoleActive {
 		for _, src := range sub.Sources {
 			in := &inputView{topic: src.Topic, partition: id.Partition}
@@ -119,19 +124,24 @@ func (b *board) show(id task.ID, role Role, sub *Sub) *taskView {
 		}
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.tasks == nil {
 		b.tasks = make(map[*taskView]struct{})
 	}
 	b.tasks[v] = struct{}{}
+	b.mu.Unlock()
+	v.setState(TaskWaiting)
 	return v
 }
 
 // hide takes a task off the board.
 func (b *board) hide(v *taskView) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	_, there := b.tasks[v]
 	delete(b.tasks, v)
+	b.mu.Unlock()
+	if there && v.tell != nil {
+		v.tell(v.id, StandbyEnded)
+	}
 }
 
 // follow puts a global table on the board.
@@ -156,12 +166,19 @@ type taskView struct {
 	role   atomic.Int32
 	state  atomic.Int32
 	bytes  atomic.Int64
-	inputs []*inputView // in the order of Sub.Sources
-	stores []*storeView // those that are read back from a topic, in the order of Sub.Stores
+	inputs []*inputView                   // in the order of Sub.Sources
+	stores []*storeView                   // those that are read back from a topic, in the order of Sub.Stores
+	tell   func(id task.ID, state string) // of a standby; nil: nobody listens
 }
 
-func (v *taskView) setRole(r Role)       { v.role.Store(int32(r)) }
-func (v *taskView) setState(s TaskState) { v.state.Store(int32(s)) }
+func (v *taskView) setRole(r Role) { v.role.Store(int32(r)) }
+
+// setState changes the state. It calls who listens to standbys, and so is called with no lock of the board held.
+func (v *taskView) setState(s TaskState) {
+	if v.state.Swap(int32(s)) != int32(s) && v.tell != nil {
+		v.tell(v.id, s.String())
+	}
+}
 
 // store returns the view of a store, or nil where it is not read back from a topic.
 func (v *taskView) store(name string) *storeView {
@@ -175,7 +192,7 @@ func (v *taskView) store(name string) *storeView {
 
 func (v *taskView) status(now time.Time) TaskStatus {
 	t := TaskStatus{
-		Task: v.id, Role: Role(v.role.Load()), State: TaskState(v.state.Load()), StateBytes: v.bytes.Load(),
+		Task: v.id, Role: Role(v.role.Load()), State: max(TaskWaiting, TaskState(v.state.Load())), StateBytes: v.bytes.Load(),
 	}
 	for _, in := range v.inputs {
 		t.Inputs = append(t.Inputs, in.status())
@@ -229,6 +246,7 @@ type storeView struct {
 	mu           sync.Mutex
 	open, done   bool
 	from, at, to int64
+	endedAt      int64 // at, when it ended
 	records      int64
 	began, ended time.Time
 	marks        []rateMark // the oldest first, within the window
@@ -262,6 +280,9 @@ func (v *storeView) moved(at, records int64) {
 	now := time.Now()
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if !v.open {
+		return
+	}
 	v.at, v.records = max(v.at, min(at, v.to)), records
 	if last := v.marks[len(v.marks)-1]; now.Sub(last.when) < rateStep {
 		return
@@ -278,6 +299,7 @@ func (v *storeView) end() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.at, v.done, v.ended = v.to, true, time.Now()
+	v.endedAt = v.at
 }
 
 // progress returns how far it is; ok is false when nothing was begun.
@@ -291,13 +313,13 @@ func (v *storeView) progress(now time.Time) (p RestoreProgress, ok bool) {
 		Task: v.task.id, Store: v.name, Role: Role(v.task.role.Load()), From: v.from, At: v.at, To: v.to,
 		Records: v.records, Done: v.done,
 	}
-	since := v.marks[0]
+	since, at := v.marks[0], v.at
 	if v.done {
-		now, since = v.ended, rateMark{v.began, v.from}
+		now, since, at = v.ended, rateMark{v.began, v.from}, v.endedAt
 	}
 	p.Took = now.Sub(v.began)
 	if took := now.Sub(since.when); took > 0 {
-		p.Rate = float64(v.at-since.at) / took.Seconds()
+		p.Rate = float64(at-since.at) / took.Seconds()
 	}
 	return p, true
 }

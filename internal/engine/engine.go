@@ -76,6 +76,7 @@ func New(program Program, settings Settings) (*Engine, error) {
 		return nil, fmt.Errorf("engine: %w", err)
 	}
 	e.metrics = newMetrics(e)
+	e.board.events = &e.cfg.Events
 	return e, nil
 }
 

@@ -198,6 +198,7 @@ type Events struct {
 	RestoreStart func(id task.ID, store string, from, to int64)
 	RestoreDone  func(id task.ID, store string, records int64, took time.Duration)
 	Restoring    func(p RestoreProgress)
+	Standby      func(id task.ID, state string)
 	Committed    func(c CommitInfo)
 	Aborted      func(reason error)
 	Rebuilt      func(reason error)

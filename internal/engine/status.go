@@ -133,6 +133,9 @@ func (s TaskState) MarshalText() ([]byte, error) { return []byte(s.String()), ni
 // UnmarshalText reads what MarshalText wrote.
 func (s *TaskState) UnmarshalText(b []byte) error { return byName(s, taskStates, b) }
 
+// StandbyEnded is told of a standby that is kept no more, in place of a TaskState.
+const StandbyEnded = "ended"
+
 // byName sets v to the value below limit that has a name.
 func byName[T interface {
 	~int
