@@ -240,7 +240,7 @@ func (a *App) settings(c Config, seams engine.Seams) engine.Settings {
 		TopicCheck: c.TopicCheckInterval, AcceptStateLoss: c.AcceptStateLoss,
 		Standbys: c.Standbys, WarmupLag: c.WarmupLag, MaxWarmups: c.MaxWarmups, CleanupDelay: c.StateCleanupDelay,
 		OnOutOfRange: c.OnOutOfRange, AcceptTopologyChange: c.AcceptTopologyChange, Metrics: c.Metrics, ReadyLag: c.ReadyLag,
-		Log: c.Log, Events: c.Events.engine(), Now: time.Now, Seams: seams,
+		Log: c.Log, Events: c.Events.engine(), Seams: seams,
 	}
 	if c.StateDir != "" {
 		s.StateDir = filepath.Join(c.StateDir, a.id)

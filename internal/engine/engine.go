@@ -65,6 +65,9 @@ type Engine struct {
 // New returns an engine that runs program. It checks what can be checked without a broker.
 func New(program Program, settings Settings) (*Engine, error) {
 	if settings.Now == nil {
+		settings.Now = settings.Seams.Now
+	}
+	if settings.Now == nil {
 		settings.Now = time.Now
 	}
 	if settings.Log == nil {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -12,6 +13,9 @@ type Seams struct {
 	At func(point string) error
 	// FreeBytes replaces the question to the file system how much space a directory has left.
 	FreeBytes func(dir string) (uint64, error)
+	// Now replaces the wall clock: what records are stamped with, and what they are compared with. Waiting goes by the
+	// monotonic clock, which nobody can set.
+	Now func() time.Time
 	// Defect breaks one rule of the protocol, so that a test can show that it would notice.
 	Defect Defect
 }
