@@ -13,7 +13,7 @@ const (
 	lagInterval = 2 * time.Second
 	lagTimeout  = 5 * time.Second
 	// brokersSilent is after how long without an answer a process does not count as ready any more.
-	brokersSilent = 10 * time.Second
+	brokersSilent = 8 * time.Second
 	// maxReasons bounds what Status.Missing lists.
 	maxReasons = 20
 )
