@@ -175,12 +175,13 @@ func (s *session) assigned(partitions map[string][]int32, member string) error {
 // forceRebalanceIfChanged asks for a new assignment after a static member came back with another topology: the
 // coordinator gives it what it had before, whatever it subscribes to now.
 func (s *session) forceRebalanceIfChanged() {
-	if s.e.cfg.InstanceID == "" || s.e.joinedAs(s.e.p.Fingerprint) {
+	if s.e.cfg.InstanceID == "" || s.e.joinedAs(s.e.joinMark()) {
 		return
 	}
 	s.log.Info("first join with this topology: asking for a rebalance", zap.String("fingerprint", s.e.p.Fingerprint))
+			s.group.moved = true
 	s.cl.ForceRebalance()
-	if err := s.e.rememberJoin(s.e.p.Fingerprint); err != nil {
+	if err := s.e.rememberJoin(s.e.joinMark()); err != nil {
 		s.log.Warn("cannot remember the topology in the state directory", zap.Error(err))
 	}
 }
@@ -442,15 +443,4 @@ func (s *session) updateState() {
 		}
 	}
 	s.e.setState(StateRunning)
-}
-
-// userData is what this member says of itself when it joins.
-func (s *session) userData() userData {
-	u := userData{
-		fingerprint: s.e.p.Fingerprint, transactionalID: s.e.cfg.TransactionalID, subs: topicsOf(s.e.p.Subs),
-	}
-	for _, id := range s.e.tasksOnDisk() {
-		u.tasks = append(u.tasks, taskState{id: id, position: -1})
-	}
-	return u
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -13,19 +14,37 @@ import (
 	"tailrace.dev/internal/task"
 )
 
-// balancer assigns tasks, not partitions: partition p of all inputs of a sub-topology goes to one member. Tasks stay
-// where they are as long as the members' loads differ by one at most.
+// balancer speaks the group protocol: it tells the leader what this member has, and as the leader it assigns tasks, not
+// partitions. Partition p of all inputs of a sub-topology goes to one member. Who gets what is decided by placement.
 type balancer struct {
-	subs     []subTopics
+	subs   []subTopics
+	limits placementLimits
+	log    *zap.Logger
+
+	// joining is called before a join, whose outcome makes the present assignment outdated; synced after it, with the
+	// whole assignment. Both run on the client's goroutine. They may be nil.
+	joining func()
+	synced  func(partitions map[string][]int32, data *assignmentData)
+
+	mu       sync.Mutex
 	userData []byte
-	log      *zap.Logger
 }
 
 // balanceProtocol is the name that all members of a group must agree on. It changes with the meaning of an assignment.
 const balanceProtocol = "tailrace-sticky"
 
-func newBalancer(subs []Sub, data userData, log *zap.Logger) *balancer {
-	return &balancer{subs: topicsOf(subs), userData: data.append(nil), log: log}
+func newBalancer(subs []subTopics, data userData, limits placementLimits, log *zap.Logger) *balancer {
+	b := &balancer{subs: subs, limits: limits, log: log}
+	b.tell(data)
+	return b
+}
+
+// tell replaces what this member says of itself at its next join.
+func (b *balancer) tell(data userData) {
+	encoded := data.append(nil)
+	b.mu.Lock()
+	b.userData = encoded
+	b.mu.Unlock()
 }
 
 func topicsOf(subs []Sub) []subTopics {
@@ -36,6 +55,7 @@ func topicsOf(subs []Sub) []subTopics {
 			out[i].topics = append(out[i].topics, src.Topic)
 		}
 		slices.Sort(out[i].topics)
+		out[i].stateful = slices.ContainsFunc(sub.Stores, func(st Store) bool { return st.log() != "" })
 	}
 	return out
 }
@@ -46,14 +66,19 @@ func (b *balancer) ProtocolName() string { return balanceProtocol }
 // IsCooperative implements kgo.GroupBalancer.
 func (b *balancer) IsCooperative() bool { return true }
 
-// JoinGroupMetadata implements kgo.GroupBalancer. The same member always says the same, or the coordinator would see a
-// change and rebalance for ever.
+// JoinGroupMetadata implements kgo.GroupBalancer. A join is either part of a rebalance that is under way, or was asked
+// for; it is never caused by what an earlier join said, so that telling something new here cannot go on for ever.
 func (b *balancer) JoinGroupMetadata(topics []string, owned map[string][]int32, generation int32) []byte {
+	if b.joining != nil {
+		b.joining()
+	}
 	meta := kmsg.NewConsumerMemberMetadata()
 	meta.Version = 3
 	meta.Topics = topics
 	meta.Generation = generation
+	b.mu.Lock()
 	meta.UserData = b.userData
+	b.mu.Unlock()
 	for topic, partitions := range owned {
 		o := kmsg.NewConsumerMemberMetadataOwnedPartition()
 		o.Topic, o.Partitions = topic, partitions
@@ -67,7 +92,23 @@ func (b *balancer) JoinGroupMetadata(topics []string, owned map[string][]int32, 
 
 // ParseSyncAssignment implements kgo.GroupBalancer.
 func (b *balancer) ParseSyncAssignment(assignment []byte) (map[string][]int32, error) {
-	return kgo.ParseConsumerSyncAssignment(assignment)
+	partitions, err := kgo.ParseConsumerSyncAssignment(assignment)
+	if err != nil {
+		return nil, fmt.Errorf("engine: read the assignment: %w", err)
+	}
+	var a kmsg.ConsumerMemberAssignment
+	if err := a.ReadFrom(assignment); err != nil {
+		return nil, fmt.Errorf("engine: read the assignment: %w", err)
+	}
+	data, err := parseAssignmentData(a.UserData)
+	if err != nil {
+		b.log.Warn("ignoring what the leader of the group said beside the partitions", zap.Error(err))
+		data = &assignmentData{}
+	}
+	if b.synced != nil {
+		b.synced(partitions, data)
+	}
+	return partitions, nil
 }
 
 // MemberBalancer implements kgo.GroupBalancer.
@@ -103,17 +144,60 @@ func (b *balancer) Balance(cb *kgo.ConsumerBalancer, partitions map[string]int32
 		}
 		counts[i] = n
 	}
-	assign(subs, counts, members)
-	plan := cb.NewPlan()
+	limits := b.limits
 	for _, m := range members {
-		for _, t := range m.tasks {
-			for _, topic := range subs[t.sub].topics {
-				plan.AddPartition(m.member, topic, t.partition)
+		limits.standbys = max(limits.standbys, min(m.data.standbys, len(members)))
+	}
+	p := newPlacement(subs, counts, members, limits)
+	p.decide()
+	plan := cb.NewPlan()
+	for t, bt := range p.tasks {
+		if m := p.active[t]; m >= 0 {
+			for _, topic := range subs[bt.sub].topics {
+				plan.AddPartition(members[m].member, topic, bt.partition)
 			}
 		}
 	}
 	plan.AdjustCooperative(cb)
-	return plan
+	b.logPlacement(p)
+	return withUserData{plan, p.assignmentData()}
+}
+
+// logPlacement tells what the leader decided, once for each rebalance.
+func (b *balancer) logPlacement(p *placement) {
+	moved, warming, kept := 0, 0, 0
+	for t := range p.tasks {
+		if p.owner[t] >= 0 && p.active[t] != p.owner[t] {
+			moved++
+		}
+		if p.warmup[t] >= 0 {
+			warming++
+		}
+		kept += len(p.standbys[t])
+	}
+	b.log.Info("assigned the tasks of the group", zap.Int("members", len(p.members)), zap.Int("tasks", len(p.tasks)),
+		zap.Int("moved", moved), zap.Int("warming_up", warming), zap.Int("standbys", kept))
+}
+
+// withUserData adds the leader's words to a plan.
+type withUserData struct {
+	plan *kgo.BalancePlan
+	data map[string]*assignmentData // by member id
+}
+
+// IntoSyncAssignment implements kgo.IntoSyncAssignment.
+func (w withUserData) IntoSyncAssignment() []kmsg.SyncGroupRequestGroupAssignment {
+	out := w.plan.IntoSyncAssignment()
+	for i := range out {
+		data := w.data[out[i].MemberID]
+		var a kmsg.ConsumerMemberAssignment
+		if data == nil || a.ReadFrom(out[i].MemberAssignment) != nil {
+			continue // what was encoded a moment ago is read back
+		}
+		a.UserData = data.append(nil)
+		out[i].MemberAssignment = a.AppendTo(nil)
+	}
+	return out
 }
 
 // knownSubs returns our own sub-topologies and those of other members, running another version of the application,
@@ -162,22 +246,13 @@ func coPartitions(sub subTopics, partitions map[string]int32) (int32, error) {
 	return n, nil
 }
 
-// balanceTask is a task by the index of its sub-topology.
-type balanceTask struct {
-	sub       int
-	partition int32
-}
-
 // balanceMember is a member as the assignment sees it.
 type balanceMember struct {
 	member *kmsg.JoinGroupResponseMember
 	data   *userData
 	topics []string                   // subscribed, sorted
 	owned  map[string]map[int32]int32 // topic, partition: generation of the claim
-	disk   map[task.ID]bool
-
-	tasks []balanceTask
-	perS  map[int]int
+	state  map[task.ID]taskState
 }
 
 func newBalanceMember(
@@ -185,7 +260,7 @@ func newBalanceMember(
 ) *balanceMember {
 	bm := &balanceMember{
 		member: m, data: data, topics: slices.Sorted(slices.Values(meta.Topics)),
-		owned: map[string]map[int32]int32{}, disk: map[task.ID]bool{}, perS: map[int]int{},
+		owned: map[string]map[int32]int32{}, state: make(map[task.ID]taskState, len(data.tasks)),
 	}
 	for _, o := range meta.OwnedPartitions {
 		claims := bm.owned[o.Topic]
@@ -198,32 +273,32 @@ func newBalanceMember(
 		}
 	}
 	for _, t := range data.tasks {
-		bm.disk[t.id] = true
+		bm.state[t.id] = t
 	}
 	return bm
 }
 
-// canRun reports whether the member subscribes to every input of the sub-topology: it may run an older version of the
-// application, which does not have it.
+// canRun reports whether the member processes just these topics together. It may run another version of the
+// application, which does not have the sub-topology, or has it with other topics.
 func (m *balanceMember) canRun(sub subTopics) bool {
 	for _, t := range sub.topics {
 		if _, ok := slices.BinarySearch(m.topics, t); !ok {
 			return false
 		}
 	}
-	return true
+	return len(m.data.subs) == 0 ||
+		slices.ContainsFunc(m.data.subs, func(s subTopics) bool { return sameTopics(s.topics, sub.topics) })
 }
 
-func (m *balanceMember) add(t balanceTask) {
-	m.tasks = append(m.tasks, t)
-	m.perS[t.sub]++
+// canCopy reports whether the member keeps copies when it is told to, and knows this sub-topology by its name.
+func (m *balanceMember) canCopy(sub subTopics) bool {
+	return m.data.version >= 2 && slices.ContainsFunc(m.data.subs, func(s subTopics) bool {
+		return s.name == sub.name && s.stateful && sameTopics(s.topics, sub.topics)
+	})
 }
 
-func (m *balanceMember) remove(t balanceTask) {
-	i := slices.Index(m.tasks, t)
-	m.tasks = slices.Delete(m.tasks, i, i+1)
-	m.perS[t.sub]--
-}
+// sameTopics compares lists that are sorted, or were made by a member that sorts them.
+func sameTopics(x, y []string) bool { return slices.Equal(x, y) }
 
 // claim returns how many partitions of the task the member says to own, and in which generation.
 func (m *balanceMember) claim(sub subTopics, partition int32) (n int, generation int32) {
@@ -235,118 +310,4 @@ func (m *balanceMember) claim(sub subTopics, partition int32) (n int, generation
 		}
 	}
 	return n, generation
-}
-
-// assign gives every task to a member that can run it. It depends on nothing but its arguments: owners keep their
-// tasks, free ones go where their state is or where the load is least, and then loads that differ by two or more are
-// levelled, one task at a time.
-func assign(subs []subTopics, counts []int32, members []*balanceMember) {
-	var free []balanceTask
-	for s, sub := range subs {
-		for p := range counts[s] {
-			t := balanceTask{s, p}
-			if owner := ownerOf(sub, p, members); owner != nil {
-				owner.add(t)
-			} else {
-				free = append(free, t)
-			}
-		}
-	}
-	total := 0
-	for _, n := range counts {
-		total += int(n)
-	}
-	fair := (total + len(members) - 1) / max(1, len(members))
-	for _, t := range free {
-		sub := subs[t.sub]
-		id := task.ID{Sub: sub.name, Partition: t.partition}
-		var best *balanceMember
-		for _, m := range members {
-			if m.canRun(sub) && (best == nil || better(m, best, t, id, fair)) {
-				best = m
-			}
-		}
-		if best != nil {
-			best.add(t)
-		}
-	}
-	for range total * len(members) { // each move lowers the sum of squares: it ends much earlier
-		if !level(subs, members) {
-			break
-		}
-	}
-}
-
-// ownerOf returns the member that owns the task: the newest claim, then the one of more partitions.
-func ownerOf(sub subTopics, partition int32, members []*balanceMember) *balanceMember {
-	var owner *balanceMember
-	var bestN int
-	var bestG int32
-	for _, m := range members {
-		n, g := m.claim(sub, partition)
-		if n == 0 || !m.canRun(sub) {
-			continue
-		}
-		if owner == nil || g > bestG || g == bestG && n > bestN {
-			owner, bestN, bestG = m, n, g
-		}
-	}
-	return owner
-}
-
-// better tells whether a free task goes rather to m than to best, which comes before it.
-func better(m, best *balanceMember, t balanceTask, id task.ID, fair int) bool {
-	mDisk := m.disk[id] && len(m.tasks) < fair
-	bestDisk := best.disk[id] && len(best.tasks) < fair
-	if mDisk != bestDisk {
-		return mDisk
-	}
-	if c := cmp.Compare(len(m.tasks), len(best.tasks)); c != 0 {
-		return c < 0
-	}
-	return m.perS[t.sub] < best.perS[t.sub]
-}
-
-// level moves one task from a member that has at least two more than another that can run it.
-func level(subs []subTopics, members []*balanceMember) bool {
-	byLoad := slices.Clone(members)
-	slices.SortStableFunc(byLoad, func(x, y *balanceMember) int { return cmp.Compare(len(x.tasks), len(y.tasks)) })
-	for _, from := range slices.Backward(byLoad) {
-		for _, to := range byLoad {
-			if len(from.tasks) < len(to.tasks)+2 {
-				break // the ones after it have even more
-			}
-			best := -1
-			for i, t := range from.tasks {
-				if !to.canRun(subs[t.sub]) {
-					continue
-				}
-				if best < 0 || moves(subs, from, to, t, from.tasks[best]) {
-					best = i
-				}
-			}
-			if best >= 0 {
-				t := from.tasks[best]
-				from.remove(t)
-				to.add(t)
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// moves tells whether task t is rather moved than u: to where its state is, and so that each sub-topology spreads.
-func moves(subs []subTopics, from, to *balanceMember, t, u balanceTask) bool {
-	tDisk := to.disk[task.ID{Sub: subs[t.sub].name, Partition: t.partition}]
-	uDisk := to.disk[task.ID{Sub: subs[u.sub].name, Partition: u.partition}]
-	if tDisk != uDisk {
-		return tDisk
-	}
-	tGain := from.perS[t.sub] - to.perS[t.sub]
-	uGain := from.perS[u.sub] - to.perS[u.sub]
-	if tGain != uGain {
-		return tGain > uGain
-	}
-	return t.partition > u.partition
 }

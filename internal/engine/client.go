@@ -81,7 +81,7 @@ func (s *session) memberOpts() []kgo.Opt {
 		e.metrics.hook("member"),
 		kgo.ConsumerGroup(e.p.App),
 		kgo.ConsumeTopics(e.p.sourceTopics()...),
-		kgo.Balancers(newBalancer(e.p.Subs, s.userData(), e.log)),
+		kgo.Balancers(s.newGroupBalancer()),
 		kgo.DisableAutoCommit(),
 		kgo.BlockRebalanceOnPoll(),
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()), // replaced by adjustOffsets for each partition

@@ -17,6 +17,8 @@ const recheckPause = time.Second
 // housekeep starts the jobs whose time has come, beside the processing: one of each at a time.
 func (s *session) housekeep(now time.Time) {
 	s.lookAtEnds(now)
+	s.keepMembership(now)
+	s.cleanUp()
 	if s.e.cfg.PurgeInterval > 0 && now.After(s.nextPurge) && s.purging.CompareAndSwap(false, true) {
 		s.nextPurge = now.Add(s.e.cfg.PurgeInterval)
 		offsets := s.processed()

@@ -73,7 +73,7 @@ func (g *group) rebalance() {
 		g.generation++
 		var members []kmsg.JoinGroupResponseMember
 		for id := range g.owned {
-			mb := newBalancer(nil, g.data[id], zap.NewNop())
+			mb := newBalancer(nil, g.data[id], placementLimits{}, zap.NewNop())
 			topics := g.topics[id]
 			if topics == nil {
 				for t := range g.partitions {
@@ -159,11 +159,11 @@ func (g *group) check() {
 
 func newGroup(t *testing.T) *group {
 	subs := []Sub{
-		{Name: "a", Sources: []Source{{Topic: "a"}, {Topic: "a2"}}},
-		{Name: "b", Sources: []Source{{Topic: "b"}}},
+		{Name: "a", Sources: []Source{{Topic: "a"}, {Topic: "a2"}}, Stores: []Store{{Name: "s", Changelog: "s"}}},
+		{Name: "b", Sources: []Source{{Topic: "b"}}, Stores: []Store{{Name: "r", Changelog: "r"}}},
 	}
 	return &group{
-		t: t, b: newBalancer(subs, userData{}, zap.NewNop()),
+		t: t, b: newBalancer(topicsOf(subs), userData{}, placementLimits{}, zap.NewNop()),
 		partitions: map[string]int32{"a": 7, "a2": 7, "b": 4},
 		owned:      map[string]map[string][]int32{}, data: map[string]userData{}, topics: map[string][]string{},
 	}
@@ -240,7 +240,7 @@ func TestBalancerServesOtherVersions(t *testing.T) {
 	g.topics["old"] = []string{"a", "a2"}
 	g.topics["mid"] = []string{"a", "a2", "b"}
 	g.topics["new"] = []string{"a", "a2", "b", "new"}
-	g.data["new"] = userData{subs: append(slices.Clone(g.b.subs), subTopics{"new", []string{"new"}})}
+	g.data["new"] = userData{subs: append(slices.Clone(g.b.subs), subTopics{name: "new", topics: []string{"new"}})}
 	g.owned["old"], g.owned["mid"], g.owned["new"] = nil, nil, nil
 	g.rebalance()
 	if len(g.owned["new"]["new"]) != 2 || len(g.owned["old"]["b"]) != 0 || len(g.owned["mid"]["new"]) != 0 {
@@ -261,54 +261,4 @@ func TestBalancerRefusesMismatch(t *testing.T) {
 	if _, err = mb.(kgo.GroupMemberBalancerOrError).BalanceOrError(g.partitions); !errors.Is(err, ErrPartitionMismatch) {
 		t.Errorf("error %v", err)
 	}
-}
-
-func sampleUserData() userData {
-	return userData{
-		fingerprint: "f", transactionalID: "app-1",
-		subs:  []subTopics{{"a", []string{"a", "a2"}}, {"b", []string{"b"}}},
-		tasks: []taskState{{id: task.ID{Sub: "a", Partition: 3}, position: 17}, {id: task.ID{Sub: "b", Partition: 0}, position: -1}},
-	}
-}
-
-func TestUserDataRoundTrip(t *testing.T) {
-	u := sampleUserData()
-	got, err := parseUserData(u.append(nil))
-	if err != nil || fmt.Sprint(*got) != fmt.Sprint(u) {
-		t.Errorf("got %v, %v", got, err)
-	}
-	for i := range 5000 {
-		u.tasks = append(u.tasks, taskState{id: task.ID{Sub: "a", Partition: int32(i)}, position: 1 << 40})
-	}
-	b := u.append(nil)
-	if len(b) > maxUserData {
-		t.Errorf("%d bytes", len(b))
-	}
-	if _, err := parseUserData(b); err != nil {
-		t.Error(err)
-	}
-	if got, err := parseUserData([]byte{99, 1, 2}); err != nil || got.fingerprint != "" {
-		t.Errorf("unknown version: %v, %v", got, err)
-	}
-}
-
-// FuzzUserData feeds the decoder what any member of the group could send.
-func FuzzUserData(f *testing.F) {
-	u := sampleUserData()
-	f.Add(u.append(nil))
-	f.Add([]byte{})
-	f.Add([]byte{1, 0xff, 0xff, 0xff, 0xff, 0x0f})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		u, err := parseUserData(b)
-		if err != nil {
-			return
-		}
-		again, err := parseUserData(u.append(nil))
-		if err != nil {
-			t.Fatalf("not read back: %v", err)
-		}
-		if again.fingerprint != u.fingerprint || len(again.subs) != len(u.subs) {
-			t.Fatalf("%v became %v", u, again)
-		}
-	})
 }

@@ -69,6 +69,7 @@ type session struct {
 
 	calls     *callPool
 	standbys  *standbys
+	group     membership
 	commits   int
 	aborts    int // in a row
 	inTxn     bool
@@ -153,6 +154,7 @@ func (s *session) open(ctx context.Context) error {
 	s.e.board.member(s.cl)
 	if s.e.cfg.ExactlyOnce {
 		if err := s.fenceFormerSelf(ctx); err != nil {
+	close(s.group.made)
 			return ignoreEnd(ctx, err)
 		}
 		if err := s.begin(); err != nil {
