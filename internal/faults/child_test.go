@@ -37,6 +37,9 @@ type childSpec struct {
 	// Zero durations mean those of memberConfig; Defaults means those of an application that sets nothing.
 	Defaults                            bool
 	Session, Transaction, Commit, Flush time.Duration
+	// Leave makes it leave the group when it is asked to stop. Standbys is that of Config.
+	Leave    bool
+	Standbys int
 	// The process kills itself when it passes KillAt for the KillNth time: a point of the engine; "write:26" or
 	// "read:26" for a request of that key that was sent, or answered; "flush-mid" for some time into a flush.
 	KillAt  string
@@ -124,6 +127,7 @@ func (spec *childSpec) config(k *killer) processor.Config {
 			*d.to = *d.from
 		}
 	}
+	c.LeaveOnStop, c.Standbys = spec.Leave, spec.Standbys
 	switch spec.Poison {
 	case "":
 	case "-":

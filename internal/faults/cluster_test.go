@@ -58,6 +58,12 @@ func newFake(t *testing.T, partitions int, extra ...kfake.Opt) *cluster {
 	return newSecured(t, partitions, nil, extra...)
 }
 
+// newFakes is newFake with several embedded brokers.
+func newFakes(t *testing.T, brokers, partitions int, extra ...kfake.Opt) *cluster {
+	t.Helper()
+	return newFake(t, partitions, append([]kfake.Opt{kfake.NumBrokers(brokers)}, extra...)...)
+}
+
 // newSecured is newFake for a broker to which the test's own clients need options.
 func newSecured(t *testing.T, partitions int, opts []kgo.Opt, extra ...kfake.Opt) *cluster {
 	t.Helper()

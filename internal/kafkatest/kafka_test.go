@@ -5,8 +5,6 @@ package kafkatest
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -113,21 +111,14 @@ func TestScript(t *testing.T) {
 	}
 }
 
-// freePorts finds two neighbouring free ports, for the broker and its controller. They are below those that the system
-// gives to outgoing connections, or one of these might take a port before the broker does.
+// freePorts finds two neighbouring free ports, for the broker and its controller.
 func freePorts(t *testing.T) string {
 	t.Helper()
-	free := func(port int) bool {
-		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
-		return err == nil && l.Close() == nil
+	port, err := freeRange(2)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for range 100 {
-		if port := 20000 + rand.IntN(10000); free(port) && free(port+1) {
-			return strconv.Itoa(port)
-		}
-	}
-	t.Fatal("no two neighbouring ports are free")
-	return ""
+	return strconv.Itoa(port)
 }
 
 func transact(t *testing.T, cl *kgo.Client, value string, end kgo.TransactionEndTry) {

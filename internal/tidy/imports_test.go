@@ -45,7 +45,7 @@ var libraries = []struct {
 		// processor has it for the type of the options for SASL and TLS; the examples and the
 		// benchmark are programs of users, which write to the log and follow what is derived with a client of their own.
 		[]string{
-			"internal/engine", "internal/embedded", "internal/kafkatest", "internal/sim", "internal/faults", "processor",
+			"internal/engine", "internal/embedded", "internal/kafkatest", "internal/sim", "internal/faults/...", "processor",
 			"bench", "bench/...", "cmd/...", "examples/...",
 		},
 		"what talks to Kafka is internal/engine",

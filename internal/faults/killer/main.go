@@ -5,7 +5,7 @@
 // After each run the output, read committed, must be 1, 2, 3 … n for each key, in order, n being what went in.
 //
 //	killer -runs 10 -seed 1 -members 3 -kills 20                on the brokers of TAILRACE_KAFKA, which stay up
-//	killer -runs 10 -seed 1 -kills 20 -kafka DIR -port 21092    on a broker of its own, which is killed, too
+//	killer -runs 10 -seed 1 -kills 20 -kafka DIR                on a broker of its own, which is killed, too
 //
 // What is done, and when, follows from the seed; what that meets does not. Each run prints a line; the last line sums.
 // The exit code is 1 if any run failed, whose topics, state and logs then stay.
@@ -24,6 +24,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"tailrace.dev/internal/kafkatest"
 )
 
 // options say what is done.
@@ -44,8 +46,6 @@ type options struct {
 	within   time.Duration
 	brokers  []string
 	kafkaDir string
-	port     int
-	script   string
 	bench    string
 	dir      string
 }
@@ -75,9 +75,7 @@ func start(ctx context.Context, args []string) (err error) {
 	f.IntVar(&o.standby, "standbys", 0, "copies of each task's rows on other members")
 	f.DurationVar(&o.session, "session", 0, "session timeout of the members; 0: the library's default")
 	f.DurationVar(&o.within, "within", 5*time.Second, "how soon after the last kill everything must be processed")
-	f.StringVar(&o.kafkaDir, "kafka", "", "directory of a broker that this program starts, kills and stops")
-	f.IntVar(&o.port, "port", 21092, "port of that broker")
-	f.StringVar(&o.script, "script", "internal/kafkatest/kafka", "the script that starts brokers")
+	f.StringVar(&o.kafkaDir, "kafka", "", "empty directory for a broker that this program starts, kills and stops")
 	f.StringVar(&o.bench, "bench", "", "the benchmark program; empty: it is built from ./bench")
 	f.StringVar(&o.dir, "dir", "", "where state and logs go; empty: a temporary directory")
 	if err := f.Parse(args); err != nil {
@@ -103,13 +101,13 @@ func start(ctx context.Context, args []string) (err error) {
 // execute does all runs and returns what they were, of those that went well. An error of the runs themselves does not
 // keep the next from being done.
 func (o options) execute(ctx context.Context, say func(string)) (results []result, err error) {
-	var b *broker
+	var b *kafkatest.Cluster
 	if o.kafkaDir != "" {
-		if b, err = startBroker(ctx, o.script, o.kafkaDir, o.port); err != nil {
+		if b, err = kafkatest.StartCluster(o.kafkaDir, 1); err != nil {
 			return nil, err
 		}
-		defer func() { err = errors.Join(err, b.stop()) }()
-		o.brokers = b.addrs
+		defer func() { err = errors.Join(err, b.Stop(0)) }()
+		o.brokers = b.Addrs()
 	}
 	if len(o.brokers) == 0 {
 		return nil, errors.New("killer: no broker: set TAILRACE_KAFKA, or give -kafka DIR to have one started")
@@ -125,7 +123,7 @@ func (o options) execute(ctx context.Context, say func(string)) (results []resul
 			err = fmt.Errorf("run with seed %d: %w (%s)", seed, err, r)
 			say("FAIL " + err.Error())
 			errs = append(errs, err)
-			if b != nil && b.mend() != nil {
+			if b != nil && b.Start() != nil {
 				break
 			}
 			continue

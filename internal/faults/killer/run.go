@@ -16,6 +16,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"tailrace.dev/internal/kafkatest"
 )
 
 const (
@@ -45,7 +47,7 @@ func (r result) String() string {
 // attempt is a run under way.
 type attempt struct {
 	o       options
-	b       *broker
+	b       *kafkatest.Cluster
 	rng     *rand.Rand
 	result  result
 	members []*member
@@ -57,7 +59,7 @@ type attempt struct {
 }
 
 // run does one run.
-func (o options) run(ctx context.Context, b *broker, seed uint64) (r result, err error) {
+func (o options) run(ctx context.Context, b *kafkatest.Cluster, seed uint64) (r result, err error) {
 	a := &attempt{o: o, b: b, rng: rand.New(rand.NewPCG(seed, 0x7a11)), result: result{seed: seed, members: o.members}}
 	if a.result.members == 0 {
 		a.result.members = 1 + int(seed)%3
@@ -211,7 +213,7 @@ func (a *attempt) kill(m *member) error {
 // bounce kills the broker and starts it again, sometimes with a member that dies meanwhile.
 func (a *attempt) bounce() error {
 	a.result.bounces++
-	if err := a.b.kill(); err != nil {
+	if err := a.b.Kill(0); err != nil {
 		return err
 	}
 	if a.one(2) {
@@ -224,7 +226,7 @@ func (a *attempt) bounce() error {
 			return err
 		}
 	}
-	return a.b.mend()
+	return a.b.Start()
 }
 
 // catchUp waits until the members have caught up after the last kill, while input goes on.
