@@ -236,6 +236,8 @@ const (
 	// rateWindow is how far back the rate of a restore looks, in steps of rateStep.
 	rateWindow = 10 * time.Second
 	rateStep   = 250 * time.Millisecond
+	// sayInterval is how often the log hears of a restore.
+	sayInterval = 5 * time.Second
 )
 
 // storeView is how far the rows of a store have come, in a restore or behind a standby.
@@ -248,6 +250,7 @@ type storeView struct {
 	from, at, to int64
 	endedAt      int64 // at, when it ended
 	records      int64
+	said         time.Duration // when the log was told last, since it began
 	began, ended time.Time
 	marks        []rateMark // the oldest first, within the window
 }
@@ -264,7 +267,7 @@ func (v *storeView) begin(from, to int64) {
 	defer v.mu.Unlock()
 	v.open, v.done = true, false
 	v.from, v.at, v.to, v.records = from, from, max(from, to), 0
-	v.began = now
+	v.began, v.said = now, 0
 	v.marks = append(v.marks[:0], rateMark{now, from})
 }
 
@@ -292,6 +295,17 @@ func (v *storeView) moved(at, records int64) {
 		keep++
 	}
 	v.marks = append(v.marks[:copy(v.marks, v.marks[keep:])], rateMark{now, v.at})
+}
+
+// sayable tells whether the log should hear of a restore that has taken so long: now and then.
+func (v *storeView) sayable(took time.Duration) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if took-v.said < sayInterval {
+		return false
+	}
+	v.said = took
+	return true
 }
 
 // end tells that all of it is done.
