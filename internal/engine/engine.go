@@ -58,11 +58,11 @@ type Engine struct {
 	board   board
 	metrics *metrics
 
+	met metMembers
+
 	wipeMu sync.Mutex
 	wipe   map[task.ID]bool // tasks whose local state is removed before it is opened again
 }
-	met metMembers
-
 
 // New returns an engine that runs program. It checks what can be checked without a broker.
 func New(program Program, settings Settings) (*Engine, error) {

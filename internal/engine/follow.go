@@ -131,19 +131,9 @@ func (s *session) skipGap(ctx context.Context, t *taskRun, st *storeRun) error {
 	if next == st.position {
 		return nil
 	}
-	st.position = next
+	st.position, st.epoch, st.unsettled = next, -1, true
 	st.view.moved(st.position, st.records)
-	return s.writeFollowed(t, st, nil)
-}
-
-// writeFollowed writes rows of a store that follows a topic, and its position.
-func (s *session) writeFollowed(t *taskRun, st *storeRun, rows []state.Row) error {
-	pos := state.Position{TopicID: st.topicID, Next: st.position, LeaderEpoch: -1, WallMillis: st.wall}
-	err := t.backend.Write(state.Write{Rows: rows, Positions: map[state.StoreID]state.Position{st.id: pos}})
-	if err != nil {
-		return s.stateError(t, err)
-	}
-	return nil
+	return s.settle(t, st, st.bulk)
 }
 
 // readable returns the first offset, from next on, that a committed record or a marker may lie at, or limit when there

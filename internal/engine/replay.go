@@ -1,10 +1,8 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -21,11 +19,12 @@ func (s *session) replay(ctx context.Context, t *taskRun, stores []*storeRun) er
 	byTopic := map[string][]*storeRun{}
 	left := 0
 	for _, st := range stores {
-		st.records, st.restoreFrom, st.moved, st.open = 0, st.position, time.Now(), st.position <= st.barrier
+		st.records, st.restoreFrom, st.moved, st.unsettled, st.open = 0, st.position, time.Now(), false, st.position <= st.barrier
 		if !st.open {
 			continue
 		}
 		left++
+		st.bulk = new(bulk)
 		st.view = t.view.store(st.spec.Name)
 		st.view.begin(st.position, st.target())
 		at := st.position
@@ -56,7 +55,7 @@ func (s *session) replay(ctx context.Context, t *taskRun, stores []*storeRun) er
 		fetches := cl.PollRecords(pollCtx, 0)
 		cancel()
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return errors.Join(ctx.Err(), s.settleAll(t, stores))
 		}
 		for i := range fetches {
 			for _, ft := range fetches[i].Topics {
@@ -75,10 +74,27 @@ func (s *session) replay(ctx context.Context, t *taskRun, stores []*storeRun) er
 				}
 			}
 			if st.open && st.position > st.barrier {
-				st.open = false
+				if err := s.settle(t, st, st.bulk); err != nil {
+					return err
+				}
+				st.open, st.bulk = false, nil
 				left--
 				s.restored(t, st, time.Since(began))
 			}
+		}
+	}
+	return nil
+}
+
+// settleAll writes what a restore that is broken off has gathered, so that the next one need not read it again. A session
+// that ends has no time for that.
+func (s *session) settleAll(t *taskRun, stores []*storeRun) error {
+	for _, st := range stores {
+		if !st.open || s.ctx.Err() != nil {
+			continue
+		}
+		if err := s.settle(t, st, st.bulk); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -106,8 +122,13 @@ func (s *session) replayFetched(
 			records = upTo(records, st.barrier)
 		}
 		var err error
-		if rows, err = s.apply(t, st, records, rows[:0]); err != nil {
+		if rows, err = s.gather(t, st, st.bulk, records, rows[:0]); err != nil {
 			return rows, err
+		}
+		if st.bulk.size() >= restoreBytes || time.Since(st.since) >= restoreAge {
+			if err := s.settle(t, st, st.bulk); err != nil {
+				return rows, err
+			}
 		}
 		if err := s.restoring(t, st); err != nil {
 			return rows, err
@@ -131,8 +152,11 @@ func (s *session) replayError(t *taskRun, st *storeRun, err error) error {
 	return rebuild("restore %s[%d]: %w", st.spec.log(), t.id.Partition, err)
 }
 
-// apply writes a run of changelog records to the backend, with the position after them.
-func (s *session) apply(t *taskRun, st *storeRun, records []*kgo.Record, rows []state.Row) ([]state.Row, error) {
+// gather takes a run of changelog records into b. The store's position is behind them then; settle makes that durable.
+// It returns rows, which is scratch memory.
+func (s *session) gather(
+	t *taskRun, st *storeRun, b *bulk, records []*kgo.Record, rows []state.Row,
+) ([]state.Row, error) {
 	last := records[len(records)-1]
 	followed := st.spec.Source != ""
 	records = st.within(records)
@@ -154,30 +178,41 @@ func (s *session) apply(t *taskRun, st *storeRun, records []*kgo.Record, rows []
 			return rows, err
 		}
 	}
+	for i := range rows {
+		b.put(rows[i].Store, rows[i].Key, rows[i].Value)
+	}
 	st.records += int64(len(rows))
-	rows = newestInOrder(rows)
+	clear(rows) // keep no fetch alive
 	st.moved = time.Now()
+	if !st.unsettled {
+		st.unsettled, st.since = true, st.moved
+	}
 	if followed {
-		st.position = max(st.position, min(last.Offset, st.barrier)+1)
-		if err := s.writeFollowed(t, st, rows); err != nil {
-			return rows, err
-		}
+		st.position, st.epoch = max(st.position, min(last.Offset, st.barrier)+1), -1
 		return rows, nil
 	}
-	pos := state.Position{
-		TopicID: st.topicID, Next: last.Offset + 1, LeaderEpoch: last.LeaderEpoch,
-		// Only the barrier proves that the rows are those of now.
-		WallMillis: last.Timestamp.UnixMilli(),
+	st.position, st.epoch = last.Offset+1, last.LeaderEpoch
+	// Only the barrier proves that the rows are those of now.
+	st.wall = last.Timestamp.UnixMilli()
+	if st.position > st.barrier {
+		st.wall = s.e.wallMillis()
 	}
-	if pos.Next > st.barrier {
-		pos.WallMillis = s.e.wallMillis()
-	}
-	err := t.backend.Write(state.Write{Rows: rows, Positions: map[state.StoreID]state.Position{st.id: pos}})
-	if err != nil {
-		return rows, s.stateError(t, err)
-	}
-	st.position = pos.Next
 	return rows, nil
+}
+
+// settle writes what was gathered, and the position after it.
+func (s *session) settle(t *taskRun, st *storeRun, b *bulk) error {
+	if !st.unsettled {
+		return nil
+	}
+	st.unsettled = false
+	pos := state.Position{TopicID: st.topicID, Next: st.position, LeaderEpoch: st.epoch, WallMillis: st.wall}
+	err := t.backend.Write(state.Write{Rows: b.sorted(), Positions: map[state.StoreID]state.Position{st.id: pos}})
+	b.reset()
+	if err != nil {
+		return s.stateError(t, err)
+	}
+	return nil
 }
 
 // restoring tells how far a restore has come.
@@ -186,32 +221,12 @@ func (s *session) restoring(t *taskRun, st *storeRun) error {
 		return err
 	}
 	st.view.moved(st.position, st.records)
-	p, ok := st.view.progress(time.Now())
-	if !ok {
-		return nil
-	}
-	if st.view.sayable(p.Took) {
-		eta, _ := p.ETA()
-		t.log.Info("restoring", zap.String("store", p.Store), zap.Int64("left", p.Remaining()),
-			zap.Float64("percent", 100*p.Fraction()), zap.Float64("per_second", p.Rate), zap.Duration("eta", eta))
-	}
 	if f := s.e.cfg.Events.Restoring; f != nil {
-		f(p)
+		if p, ok := st.view.progress(time.Now()); ok {
+			f(p)
+		}
 	}
 	return nil
-}
-
-// newestInOrder sorts rows by key and keeps the last of each.
-func newestInOrder(rows []state.Row) []state.Row {
-	slices.SortStableFunc(rows, func(a, b state.Row) int { return bytes.Compare(a.Key, b.Key) })
-	out := rows[:0]
-	for i := range rows {
-		if i+1 < len(rows) && bytes.Equal(rows[i].Key, rows[i+1].Key) {
-			continue
-		}
-		out = append(out, rows[i])
-	}
-	return out
 }
 
 func (s *session) restored(t *taskRun, st *storeRun, took time.Duration) {

@@ -32,6 +32,10 @@ type storeRun struct {
 	barrier     int64 // offset of the last record to read
 	open        bool  // not there yet
 	moved       time.Time
+	bulk        *bulk     // gathered and not written
+	unsettled   bool      // something is gathered
+	since       time.Time // when the first of it came
+	epoch       int32     // of the record before position
 	records     int64
 	restoreFrom int64
 	view        *storeView
@@ -47,6 +51,10 @@ const (
 	lockBackoff = 100 * time.Millisecond
 	// staleMargin is kept from a changelog's delete.retention.ms: state older than that may have missed deletions.
 	staleMargin = time.Hour
+	// A restore writes what it has gathered of a store when there is this much of it, or when the oldest has waited this
+	// long.
+	restoreBytes = 16 << 20
+	restoreAge   = time.Second
 	// maxRestoreTries bounds how often a restore starts over because a look at the changelog condemned the local state.
 	maxRestoreTries = 3
 )

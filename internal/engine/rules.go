@@ -128,8 +128,14 @@ func ChangelogRows(id state.StoreID, records []*kgo.Record, rows []state.Row) ([
 	return rows, nil
 }
 
-// NewestRows sorts rows by key and keeps the last of each. It reuses the slice.
-func NewestRows(rows []state.Row) []state.Row { return newestInOrder(rows) }
+// NewestRows returns the last row of each key, in the order of the keys. The rows are copies.
+func NewestRows(rows []state.Row) []state.Row {
+	var b bulk
+	for i := range rows {
+		b.put(rows[i].Store, rows[i].Key, rows[i].Value)
+	}
+	return b.sorted()
+}
 
 // BarrierKey returns the key of the record that a restore reads up to.
 func BarrierKey() []byte { return bytes.Clone(barrierKey) }

@@ -31,13 +31,13 @@ const (
 // A task's state is held by at most one of a copy and an active task. It passes between the two open, by take and
 // release, so that a takeover reads no more than the tail of the changelogs.
 //
-// All methods may be called by any goroutine, and none of set, positions, holds and snapshot waits for a disk or a
+// All methods may be called by any goroutine, and none of set, positions and snapshot waits for a disk or a
 // broker, but for the listing of the state directory in positions.
 type standbys struct {
 	s      *session
 	tailer *tailer
 	opens  chan struct{}
-	writes chan struct{}
+	writes chan *bulk     // one for each write at a time
 	wg     sync.WaitGroup // copies on their way out
 
 	mu      sync.Mutex
@@ -49,13 +49,17 @@ type standbys struct {
 }
 
 func newStandbys(s *session) *standbys {
-	return &standbys{
+	b := &standbys{
 		s: s, tailer: newTailer(s),
 		opens:  make(chan struct{}, maxStandbyOpens),
-		writes: make(chan struct{}, maxStandbyWrites),
+		writes: make(chan *bulk, maxStandbyWrites),
 		wanted: map[task.ID]bool{}, copies: map[task.ID]*standby{}, active: map[task.ID]bool{},
 		closing: map[task.ID]chan struct{}{},
 	}
+	for range maxStandbyWrites {
+		b.writes <- new(bulk)
+	}
+	return b
 }
 
 // set says which tasks this member keeps copies of from now on. A task that is active here becomes a copy when it is
@@ -202,13 +206,6 @@ func (b *standbys) close() {
 	}
 	b.wg.Wait()
 	b.tailer.close()
-}
-
-// holds tells whether the directory of a task is in use here, by a copy or by an active task.
-func (b *standbys) holds(id task.ID) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.copies[id] != nil || b.active[id] || b.closing[id] != nil || b.wanted[id]
 }
 
 // positions tells of all tasks that have state here how far it is, in a fixed order: no lag for those that are active, an

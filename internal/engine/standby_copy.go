@@ -42,10 +42,9 @@ type standby struct {
 	wake   chan struct{} // something was received, or the tailer wants room
 	linger *time.Timer   // of standbys, under its lock: runs while nobody wants the copy
 
-	rows    []state.Row // kept for its memory
-	written bool        // since the last start
-	warmed  bool        // told
-	caught  bool        // since the last start: it has come to where the changelogs ended then
+	written bool // since the last start
+	warmed  bool // told
+	caught  bool // since the last start: it has come to where the changelogs ended then
 	view    *taskView
 	over    atomic.Bool // shared: given up
 
@@ -231,7 +230,7 @@ func (c *standby) follow() error {
 	byTopic := map[string]*tail{}
 	var tails []*tail
 	for _, st := range c.t.logged() {
-		st.records, st.restoreFrom, st.barrier = 0, st.position, math.MaxInt64
+		st.records, st.restoreFrom, st.unsettled, st.barrier = 0, st.position, false, math.MaxInt64
 		st.view = c.view.store(st.spec.Name)
 		st.view.begin(st.position, st.end)
 		limit := int64(math.MaxInt64)
@@ -297,23 +296,22 @@ func (c *standby) apply(tl *tail, records []*kgo.Record) error {
 	if len(records) == 0 {
 		return nil
 	}
-	select {
-	case c.b.writes <- struct{}{}:
-		defer func() { <-c.b.writes }()
-	case <-c.b.s.ctx.Done():
-		return c.b.s.ctx.Err()
-	}
+	b := <-c.b.writes // the others take no longer than a write
+	defer func() { c.b.writes <- b }()
 	s := c.b.s
 	if err := s.e.at("standby-write"); err != nil {
 		return err
 	}
 	for _, st := range tl.stores {
 		var err error
-		if c.rows, err = s.apply(c.t, st, records, c.rows[:0]); err != nil {
+		b.reset() // of what an error has left
+		if b.scratch, err = s.gather(c.t, st, b, records, b.scratch[:0]); err != nil {
+			return err
+		}
+		if err := s.settle(c.t, st, b); err != nil {
 			return err
 		}
 	}
-	clear(c.rows)
 	c.written = true
 	return s.e.at("standby-written")
 }
