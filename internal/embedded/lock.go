@@ -9,6 +9,9 @@ import (
 	"strings"
 )
 
+// ErrInUse is in the error of a broker whose directory another one uses.
+var ErrInUse = errors.New("in use by another broker")
+
 // errLocked says that another process, or another broker of this one, has the lock.
 var errLocked = errors.New("locked")
 
@@ -24,8 +27,8 @@ func lockDir(dir string) (*dirLock, error) {
 	f, err := openLocked(path)
 	switch {
 	case errors.Is(err, errLocked):
-		return nil, fmt.Errorf("embedded: directory %s is in use by another broker%s: connect to that one, stop it or "+
-			"take another directory", dir, owner(path))
+		return nil, fmt.Errorf("embedded: directory %s is %w%s: connect to that one, stop it or "+
+			"take another directory", dir, ErrInUse, owner(path))
 	case err != nil:
 		return nil, fmt.Errorf("embedded: lock directory %s: %w", dir, err)
 	}

@@ -24,8 +24,11 @@ var arrows = map[string][]string{
 	"processor/processortest": {"serde", "state", "state/memory", "internal/task", "processor"},
 	"table":                   {"serde", "state", "internal/task", "processor"},
 	"stream":                  {"serde", "state", "internal/task", "processor", "table"},
+	// The commands of an operator need what the engine knows of a cluster beside what an application says of itself.
+	"cli":     {"processor", "internal/engine", "internal/embedded"},
+	"cmd/...": {"cli"},
 	// Examples and programs are users: they see what a user sees.
-	"examples/...": {"serde", "serde/avro", "state", "processor", "table", "stream"},
+	"examples/...": {"serde", "serde/avro", "state", "processor", "table", "stream", "cli"},
 	"bench":        {"serde", "serde/avro", "state", "processor", "table", "stream"},
 }
 
@@ -54,6 +57,16 @@ var libraries = []struct {
 		"github.com/dgraph-io",
 		[]string{"state/badger"},
 		"the rest knows only state.Backend",
+	},
+	{
+		"github.com/spf13/cobra",
+		[]string{"cli", "cmd/...", "examples/..."},
+		"who imports the library alone gets no command line",
+	},
+	{
+		"github.com/jedib0t/go-pretty",
+		[]string{"cli"},
+		"only the commands print tables",
 	},
 	{
 		"testing",

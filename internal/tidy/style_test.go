@@ -55,7 +55,7 @@ func phraseRule(files []*file) []string {
 // root is everything that may lie in the repository's root.
 var root = []string{
 	".ci", ".gitattributes", ".gitignore", ".golangci.yml", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md",
-	"LICENSE", "Makefile", "README.md", "bench", "cmd", "docs", "examples", "go.mod", "go.sum", "internal", "processor", "serde",
+	"LICENSE", "Makefile", "README.md", "bench", "cli", "cmd", "docs", "examples", "go.mod", "go.sum", "internal", "processor", "serde",
 	"state", "stream", "table",
 }
 
