@@ -46,7 +46,7 @@ func (s *session) handleFetches(fetches kgo.Fetches) error {
 			t := &fetches[i].Topics[j]
 			for k := range t.Partitions {
 				p := &t.Partitions[k]
-				if p.Err != nil {
+				if p.Err != nil && !s.barred(t.Topic, p) {
 					if err := s.fetchError(t.Topic, p.Partition, p.Err); err != nil {
 						return err
 					}

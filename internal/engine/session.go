@@ -44,6 +44,7 @@ type session struct {
 	async    sync.WaitGroup // the other goroutines of the session
 
 	given   []*taskRun // of handleFetches, kept for its memory
+	bars    []bar
 	runq    chan *taskRun
 	tokens  chan struct{} // a worker holds one while it runs a task; pause takes them all
 	pausing atomic.Bool   // shared: asks workers to end their slice
@@ -369,6 +370,9 @@ func (s *session) cycle() error {
 	}
 	defer s.resume()
 	if err := s.commit(); err != nil {
+		return err
+	}
+	if err := s.reachedBar(); err != nil {
 		return err
 	}
 	if err := s.allowRebalance(); err != nil {

@@ -40,6 +40,11 @@ type childSpec struct {
 	// Leave makes it leave the group when it is asked to stop. Standbys is that of Config.
 	Leave    bool
 	Standbys int
+	// Snapshot is where the state directory is copied to when the flush begins in the middle of which the process dies.
+	Snapshot string
+	// MaxDecompress, QueueBytes and StateBytes are those of Config.
+	MaxDecompress, QueueBytes int
+	StateBytes                int64
 	// The process kills itself when it passes KillAt for the KillNth time: a point of the engine; "write:26" or
 	// "read:26" for a request of that key that was sent, or answered; "flush-mid" for some time into a flush.
 	KillAt  string
@@ -128,6 +133,7 @@ func (spec *childSpec) config(k *killer) processor.Config {
 		}
 	}
 	c.LeaveOnStop, c.Standbys = spec.Leave, spec.Standbys
+	c.MaxDecompressBytes, c.QueueBytes, c.StateBytes = spec.MaxDecompress, spec.QueueBytes, spec.StateBytes
 	switch spec.Poison {
 	case "":
 	case "-":
@@ -213,6 +219,11 @@ func (k *killer) at(point string) error {
 		k.pass()
 	case point == "flush-start" && k.point == "flush-mid":
 		if k.seen.Add(1) == k.nth {
+			if k.spec.Snapshot != "" {
+				if err := copyState(k.spec.Snapshot, k.spec.StateDir); err != nil {
+					return err
+				}
+			}
 			go func() {
 				time.Sleep(time.Duration(rand.IntN(4000)) * time.Microsecond)
 				kill9()
