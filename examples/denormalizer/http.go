@@ -49,8 +49,8 @@ func newServer(v *view, news appender, stop <-chan struct{}, log *zap.Logger) *s
 }
 
 // handler returns the routes. loopback tells that only names of this machine may be asked for, so that a web page from
-// elsewhere cannot reach in by pointing its own name here.
-func (s *server) handler(loopback bool) (http.Handler, error) {
+// elsewhere cannot reach in by pointing its own name here; only then is there what the application shows of itself.
+func (s *server) handler(loopback bool, app http.Handler) (http.Handler, error) {
 	page, err := fs.Sub(pageFiles, "page")
 	if err != nil {
 		return nil, fmt.Errorf("http: %w", err)
@@ -61,6 +61,9 @@ func (s *server) handler(loopback bool) (http.Handler, error) {
 	mux.HandleFunc("GET /live", s.stream)
 	mux.HandleFunc("POST /assets", s.postAsset)
 	mux.HandleFunc("DELETE /assets/{kind}/{name}", s.deleteAsset)
+	if loopback {
+		mux.Handle("GET /tailrace/", http.StripPrefix("/tailrace", app))
+	}
 	mux.Handle("GET /", http.FileServerFS(page))
 	h := http.NewCrossOriginProtection().Handler(mux)
 	if loopback {

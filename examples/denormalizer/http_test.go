@@ -30,7 +30,7 @@ func (f *fakeLog) append(_ context.Context, c change) (int64, error) {
 func testServer(t *testing.T) (*httptest.Server, *view, *fakeLog) {
 	t.Helper()
 	v, news, stop := newView(1, "e", zap.NewNop()), new(fakeLog), make(chan struct{})
-	h, err := newServer(v, news, stop, zap.NewNop()).handler(true)
+	h, err := newServer(v, news, stop, zap.NewNop()).handler(true, http.NotFoundHandler())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,6 +59,9 @@ func run(ctx context.Context, o options, out *console, log *zap.Logger) (err err
 	}
 
 	out.printf("page      http://%s/\n", l.Addr())
+	if loopbackListener(l) {
+		out.printf("health    http://%s/tailrace/readyz\n", l.Addr())
+	}
 	out.printf("state     %s\n", describeState(app.Config().StateDir, o))
 	if !o.member {
 		out.printf("\nThe monolog has one partition, so one member does the work; a second one is a hot spare, with a "+
@@ -66,7 +69,7 @@ func run(ctx context.Context, o options, out *console, log *zap.Logger) (err err
 	}
 
 	p := start(ctx)
-	handler, err := newServer(v, news, p.ctx.Done(), log).handler(loopbackListener(l))
+	handler, err := newServer(v, news, p.ctx.Done(), log).handler(loopbackListener(l), app.Handler())
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}

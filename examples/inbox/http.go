@@ -48,9 +48,9 @@ func newServer(v *view, mail appender, stop <-chan struct{}, log *zap.Logger) *s
 	return &server{log: log, view: v, mail: mail, now: time.Now, live: make(chan struct{}, maxLive), stop: stop}
 }
 
-// handler returns the routes. loopback tells that only names of this machine may be asked for, so that a web page
-// from elsewhere cannot reach in by pointing its own name here.
-func (s *server) handler(loopback bool) (http.Handler, error) {
+// handler returns the routes. loopback tells that only names of this machine may be asked for, so that a web page from
+// elsewhere cannot reach in by pointing its own name here; only then is there what the application shows of itself.
+func (s *server) handler(loopback bool, app http.Handler) (http.Handler, error) {
 	page, err := fs.Sub(pageFiles, "page")
 	if err != nil {
 		return nil, fmt.Errorf("http: %w", err)
@@ -61,6 +61,9 @@ func (s *server) handler(loopback bool) (http.Handler, error) {
 	mux.HandleFunc("GET /unread/{user}", s.getUnread)
 	mux.HandleFunc("GET /events/{user}", s.liveUser)
 	mux.HandleFunc("GET /live", s.liveAll)
+	if loopback {
+		mux.Handle("GET /tailrace/", http.StripPrefix("/tailrace", app))
+	}
 	mux.Handle("GET /", http.FileServerFS(page))
 	h := http.NewCrossOriginProtection().Handler(mux)
 	if loopback {

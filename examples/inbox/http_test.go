@@ -66,7 +66,7 @@ func testServer(t *testing.T) (*httptest.Server, *view, *fakeLog) {
 	t.Helper()
 	v, mail := bareView(), new(fakeLog)
 	stop := make(chan struct{})
-	h, err := newServer(v, mail, stop, zap.NewNop()).handler(true)
+	h, err := newServer(v, mail, stop, zap.NewNop()).handler(true, http.NotFoundHandler())
 	if err != nil {
 		t.Fatal(err)
 	}
