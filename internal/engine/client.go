@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -29,6 +30,7 @@ func (e *Engine) baseOpts() []kgo.Opt {
 		// The default of 5 s makes the first transaction on a fresh topic wait for that long.
 		kgo.MetadataMinAge(250*time.Millisecond),
 		kgo.MetadataMaxAge(time.Minute),
+		kgo.RetryBackoffFn(retryBackoff),
 		kgo.ConsiderMissingTopicDeletedAfter(time.Minute),
 	)
 	if n := e.cfg.MaxDecompressBytes; n > 0 {
@@ -38,6 +40,14 @@ func (e *Engine) baseOpts() []kgo.Opt {
 		opts = append(opts, kgo.ProducerBatchMaxBytes(n))
 	}
 	return opts
+}
+
+// retryBackoff is how long the client waits before it asks again. The client's default goes up to five seconds, and so
+// finds out that much later that a broker is back, or that another has taken over.
+func retryBackoff(failures int) time.Duration {
+	const first, most = 100 * time.Millisecond, time.Second
+	d := min(first<<min(max(failures-1, 0), 10), most)
+	return d*4/5 + rand.N(d/5)
 }
 
 // fetchOpts are the options of every client that reads.

@@ -49,8 +49,14 @@ func TestFault06ThreeBrokers(t *testing.T) {
 	t.Logf("down at the start: running %v after there were brokers", since(began))
 	stop := f.flow(2000)
 
-	check := func(what string, began time.Time) {
+	// check requires that the members go on soon after the brokers do: after all partitions are led by one that runs.
+	check := func(what string, began time.Time, gone int) {
 		t.Helper()
+		led := c.waitLeaders(gone)
+		if by := led.Sub(began); by > 0 {
+			what += fmt.Sprintf(" (%v until all had leaders)", by.Round(time.Millisecond))
+			began = led
+		}
 		took := c.resumed(began, 2*time.Minute)
 		t.Logf("%s: resumed after %v", what, took.Round(time.Millisecond))
 		if took > 15*time.Second {
@@ -75,9 +81,9 @@ func TestFault06ThreeBrokers(t *testing.T) {
 			do(what, brokers.Stop(node))
 			began = time.Now()
 		}
-		check(fmt.Sprintf("broker %d, %s, %s", node, what, how), began)
+		check(fmt.Sprintf("broker %d, %s, %s", node, what, how), began, node)
 		do("start", brokers.Start())
-		check(fmt.Sprintf("broker %d is back", node), time.Now())
+		check(fmt.Sprintf("broker %d is back", node), time.Now(), 0)
 		c.waitReplicas(3)
 	}
 	for i := range 5 {
@@ -91,13 +97,14 @@ func TestFault06ThreeBrokers(t *testing.T) {
 	do("kill", brokers.Kill(0))
 	time.Sleep(time.Minute)
 	do("start", brokers.Start())
-	check("all were away for a minute", time.Now())
+	check("all were away for a minute", time.Now(), 0)
 	// The members die with a broker.
 	at[0].kill()
-	do("kill", brokers.Kill(1+rand.IntN(3)))
+	gone := 1 + rand.IntN(3)
+	do("kill", brokers.Kill(gone))
 	at[0] = spawn(t, c.spec(dir+"/0"))
 	at[0].waitRunning(time.Minute)
-	check("a member and a broker died together", time.Now())
+	check("a member and a broker died together", time.Now(), gone)
 	do("start", brokers.Start())
 
 	stop()
@@ -162,6 +169,26 @@ func (c *cluster) coordinator(txn bool) int {
 	}
 	c.t.Fatal("no transaction of the application is known")
 	return 0
+}
+
+// waitLeaders waits until each partition of each topic, Kafka's own included, is led by a broker other than one.
+func (c *cluster) waitLeaders(gone int) time.Time {
+	c.t.Helper()
+	until(c.t, 2*time.Minute, "all partitions to have leaders", func() bool {
+		topics, err := c.adm.ListTopicsWithInternal(c.t.Context())
+		if err != nil || topics.Error() != nil {
+			return false
+		}
+		for _, topic := range topics {
+			for _, p := range topic.Partitions {
+				if p.Err != nil || p.Leader < 0 || int(p.Leader) == gone {
+					return false
+				}
+			}
+		}
+		return true
+	})
+	return time.Now()
 }
 
 // waitReplicas waits until all replicas of all partitions are in sync: killing the next broker too early takes more away
