@@ -156,6 +156,9 @@ func (a *App) deadLetterTopics() []string {
 // program renders the topology for the engine.
 func (a *App) program(c Config, seams engine.Seams) engine.Program {
 	p := engine.Program{App: a.id, Fingerprint: a.topology.Fingerprint()}
+	p.Description = engine.Description{
+		Text: a.topology.String(), Mermaid: a.topology.Mermaid(), DOT: a.topology.DOT(),
+	}
 	fedBy := make(map[string][]string)
 	for _, sub := range a.topology.subs {
 		for _, n := range sub.nodes {
@@ -170,20 +173,21 @@ func (a *App) program(c Config, seams engine.Seams) engine.Program {
 			es := engine.Source{Topic: src.brokerTopic(a.id), Start: src.start}
 			if src.internal != nil {
 				es.Internal, es.Partitions, es.FedBy = true, src.internal.partitions, fedBy[src.topic]
+				es.KeySerde, es.ValueSerde = src.keySerde, src.valueSerde
 			}
 			s.Sources = append(s.Sources, es)
 		}
 		followed := a.topology.Followed(a.id, sub.name)
 		for _, st := range sub.stores {
-			i := slices.IndexFunc(followed, func(f Followed) bool { return f.Store == st.Name() })
-			if i >= 0 {
-				s.Stores = append(s.Stores, engine.Store{Name: st.Name(), Source: followed[i].Topic, Row: followed[i].Row})
-				continue
+			es := engine.Store{Name: st.Name(), Kind: st.Kind()}
+			es.KeySerde, es.ValueSerde = st.SerdeIDs()
+			if i := slices.IndexFunc(followed, func(f Followed) bool { return f.Store == st.Name() }); i >= 0 {
+				es.Source, es.Row = followed[i].Topic, followed[i].Row
+			} else {
+				es.Changelog, es.Config = StoreTopic(a.id, st), st.ChangelogConfig()
+				es.Outlives = st.Kind() == state.KindEffects
 			}
-			s.Stores = append(s.Stores, engine.Store{
-				Name: st.Name(), Changelog: StoreTopic(a.id, st), Config: st.ChangelogConfig(),
-				Outlives: st.Kind() == state.KindEffects,
-			})
+			s.Stores = append(s.Stores, es)
 		}
 		p.Subs = append(p.Subs, s)
 	}
@@ -216,6 +220,7 @@ func (a *App) program(c Config, seams engine.Seams) engine.Program {
 	p.NewTask = func(id task.ID, backend state.Backend) (task.Machine, error) {
 		return a.topology.NewTask(a.id, id, backend, opts)
 	}
+	p.DestroyState = badger.Destroy
 	p.OpenState = func(id task.ID, dir string) (state.Backend, error) {
 		if sub := a.topology.sub(id.Sub); c.InMemory || sub != nil && len(sub.stores) == 0 {
 			return memory.New(), nil // a database costs memory, also when it is empty

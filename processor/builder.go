@@ -69,7 +69,9 @@ type node struct {
 	// keySerde identifies how the keys of the partitioning were encoded, for sources and what keeps their keys;
 	// empty once the key was changed.
 	keySerde string
-	rekeyed  *node // the operator that changed the key since the last topic, or nil
+	// valueSerde identifies how the values of a source are encoded.
+	valueSerde string
+	rekeyed    *node // the operator that changed the key since the last topic, or nil
 	// mixedKeys is the operator that brought together records whose keys are encoded differently, or nil.
 	mixedKeys *node
 	owner     bool // it has stores that it alone writes

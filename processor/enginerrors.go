@@ -14,8 +14,11 @@ var (
 	ErrPartitionMismatch = engine.ErrPartitionMismatch
 	// ErrTopicConfig: an internal topic exists with a configuration that would lose or mix data.
 	ErrTopicConfig = engine.ErrTopicConfig
-	// ErrTopicChanged: an input topic was deleted, recreated or extended while the application ran.
+	// ErrTopicChanged: an input topic was deleted, recreated or extended, while the application ran or stood still.
 	ErrTopicChanged = engine.ErrTopicChanged
+	// ErrTopologyChanged: the state was written by a topology that does not go with the present one. The error lists all
+	// differences and what to do about each.
+	ErrTopologyChanged = engine.ErrTopologyChanged
 	// ErrOffsetOutOfRange: the committed offset of an input is not in the topic any more.
 	ErrOffsetOutOfRange = engine.ErrOffsetOutOfRange
 	// ErrDataLoss: the broker lost records of an input topic that had been read.

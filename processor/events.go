@@ -36,6 +36,11 @@ type Events struct {
 	Rebuilt func(reason error)
 	// Flushed is called after a task's rows were written to disk.
 	Flushed func(id TaskID, rows int, took time.Duration)
+	// OutOfRange is called when the position of an input was not in its topic any more and was moved, as
+	// Config.OnOutOfRange says.
+	OutOfRange func(m OffsetMove)
+	// Cleaned is called after the local rows of a task that left this process were removed: see Config.StateCleanupDelay.
+	Cleaned func(id TaskID)
 	// Skipped is called for each record that an ErrorPolicy left out. It may be called again for the same record,
 	// when that is processed again.
 	Skipped func(e *TaskError)
@@ -44,10 +49,14 @@ type Events struct {
 // CommitInfo describes a commit.
 type CommitInfo = engine.CommitInfo
 
+// OffsetMove describes a position that was moved because its topic does not have it any more.
+type OffsetMove = engine.OffsetMove
+
 func (e Events) engine() engine.Events {
 	return engine.Events{
 		State: e.State, TasksChanged: e.TasksChanged,
 		RestoreStart: e.RestoreStart, Restoring: e.Restoring, Standby: e.Standby, RestoreDone: e.RestoreDone,
 		Committed: e.Committed, Aborted: e.Aborted, Rebuilt: e.Rebuilt, Flushed: e.Flushed,
+		OutOfRange: e.OutOfRange, Cleaned: e.Cleaned,
 	}
 }

@@ -335,7 +335,7 @@ func addSource[K, V any](
 	if err != nil || key == nil || value == nil {
 		return n // reported; keep going for the other mistakes
 	}
-	n.meta.keySerde = serde.ID(key)
+	n.meta.keySerde, n.meta.valueSerde = serde.ID(key), serde.ID(value)
 	n.meta.open = func(t *Task) (*source, error) {
 		h, err := n.handler(t)
 		if err != nil {

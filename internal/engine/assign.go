@@ -40,6 +40,7 @@ type location struct {
 	offset   int64
 	fresh    bool // not committed: by the start policy
 	metadata string
+	mark     mark
 }
 
 // onOffsets sees the committed offsets with their metadata, which the client drops.
@@ -77,7 +78,7 @@ type topicPartition struct {
 func (s *session) adjustOffsets(
 	ctx context.Context, offsets map[string]map[int32]kgo.Offset,
 ) (map[string]map[int32]kgo.Offset, error) {
-	located := map[topicPartition]location{}
+	located, committed := map[topicPartition]location{}, map[topicPartition]location{}
 	for topic, partitions := range offsets {
 		src := s.source(topic)
 		if src == nil {
@@ -90,8 +91,17 @@ func (s *session) adjustOffsets(
 			delete(s.fetchedMeta, topicPartition{topic, p})
 			s.fetchedMu.Unlock()
 			if at := o.EpochOffset().Offset; at >= 0 {
-				located[topicPartition{topic, p}] = location{offset: at, metadata: meta}
-				continue
+				meta, m := cutMark(meta)
+				err := s.checkTopicID(topic, p, m)
+				if err == nil {
+					committed[topicPartition{topic, p}] = location{offset: at, metadata: meta, mark: m}
+					continue
+				}
+				if !s.e.cfg.AcceptTopologyChange {
+					s.fail(err)
+					return nil, err
+				}
+				s.log.Error("a committed offset is of another topic and does not count, as was asked for", zap.Error(err))
 			}
 			if src.Start == StartFail {
 				err := &Error{
@@ -115,6 +125,19 @@ func (s *session) adjustOffsets(
 			partitions[p] = kgo.NewOffset().At(at.Offset)
 			located[topicPartition{topic, p}] = location{offset: at.Offset, fresh: true}
 		}
+	}
+	if err := s.inRange(ctx, committed); err != nil {
+		var typed *Error
+		if errors.As(err, &typed) {
+			s.fail(err)
+		}
+		return nil, err
+	}
+	for tp, at := range committed {
+		if o := offsets[tp.topic][tp.partition]; o.EpochOffset().Offset != at.offset {
+			offsets[tp.topic][tp.partition] = kgo.NewOffset().At(at.offset)
+		}
+		located[tp] = at
 	}
 	s.post(func() error { s.locate(located); return nil })
 	return offsets, nil
@@ -160,6 +183,7 @@ func (s *session) assigned(partitions map[string][]int32, member string) error {
 				return rebuild("the group assigned %s[%d], which this member does not know", topic, p)
 			}
 			in.owned = true
+			s.group.moved = true
 		}
 	}
 	s.startReady()
@@ -179,7 +203,6 @@ func (s *session) forceRebalanceIfChanged() {
 		return
 	}
 	s.log.Info("first join with this topology: asking for a rebalance", zap.String("fingerprint", s.e.p.Fingerprint))
-			s.group.moved = true
 	s.cl.ForceRebalance()
 	if err := s.e.rememberJoin(s.e.joinMark()); err != nil {
 		s.log.Warn("cannot remember the topology in the state directory", zap.Error(err))
@@ -231,7 +254,7 @@ func (s *session) locate(located map[topicPartition]location) {
 		if in.t.startDone != nil {
 			continue
 		}
-		in.located, in.start, in.fresh = true, at.offset, at.fresh
+		in.located, in.start, in.fresh, in.mark = true, at.offset, at.fresh, at.mark
 		in.view.committed.Store(at.offset)
 		if at.metadata != "" {
 			in.t.metadata = at.metadata
@@ -360,7 +383,7 @@ func (s *session) keepOwned(old *taskRun) {
 			continue
 		}
 		kept := t.inputs[i]
-		kept.owned, kept.located, kept.fresh = true, in.located, in.fresh
+		kept.owned, kept.located, kept.fresh, kept.mark = true, in.located, in.fresh, in.mark
 		kept.start, kept.dropped = in.start, old.running
 		if old.running {
 			kept.start = in.committed

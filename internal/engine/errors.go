@@ -16,8 +16,10 @@ var (
 	ErrPartitionMismatch = errors.New("partition counts do not match")
 	// ErrTopicConfig: an internal topic exists with a configuration that would lose or mix data.
 	ErrTopicConfig = errors.New("topic configuration is wrong")
-	// ErrTopicChanged: an input topic was deleted, recreated or extended while the application ran.
-	ErrTopicChanged = errors.New("topic changed while running")
+	// ErrTopicChanged: an input topic was deleted, recreated or extended, while the application ran or stood still.
+	ErrTopicChanged = errors.New("input topic is not the one that was read")
+	// ErrTopologyChanged: the state was written by a topology that does not go with the present one.
+	ErrTopologyChanged = errors.New("the topology does not go with its state")
 	// ErrOffsetOutOfRange: the committed offset of an input is not in the topic any more.
 	ErrOffsetOutOfRange = errors.New("committed offset is out of range")
 	// ErrDataLoss: the broker lost records of an input topic that had been read.
@@ -43,6 +45,10 @@ var (
 	// ErrUncommitted: a stop was asked for and the last commit failed; nothing is lost, the work will be done again.
 	ErrUncommitted = errors.New("stopped without a last commit")
 )
+
+// ErrLeave as the cause of the end of Run's context makes the member leave the group, as Settings.LeaveOnStop does: it is
+// not expected back.
+var ErrLeave = errors.New("engine: stopped for good")
 
 // ErrCrash makes Run, when Seams.At returns it, drop everything as if the process had died at that point: no commit, no
 // abort, no flush, no leaving of the group. Run returns an error that wraps it.

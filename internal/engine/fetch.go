@@ -101,10 +101,7 @@ func (s *session) fetchError(topic string, partition int32, err error) error {
 		s.log.Warn("group session ended, joining again", zap.Error(err))
 		return nil
 	case errors.Is(err, kerr.OffsetOutOfRange):
-		return &Error{
-			Kind: ErrOffsetOutOfRange, Topic: topic, Partition: partition, Err: err,
-			Hint: "records were deleted before they were processed; reset the application to an offset that exists",
-		}
+		return s.leftRange(topic, partition, err)
 	case errors.As(err, &loss):
 		return &Error{
 			Kind: ErrDataLoss, Topic: topic, Partition: partition, Err: err,

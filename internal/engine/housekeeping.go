@@ -36,7 +36,7 @@ func (s *session) housekeep(now time.Time) {
 			defer s.async.Done()
 			defer s.checking.Store(false)
 			err := s.recheck()
-			if errors.Is(err, ErrTopicChanged) && sleep(s.ctx, recheckPause) {
+			if (errors.Is(err, ErrTopicChanged) || errors.Is(err, ErrStateLoss)) && sleep(s.ctx, recheckPause) {
 				err = s.recheck() // a broker that just started may not know all topics yet
 			}
 			if err != nil {
@@ -78,12 +78,12 @@ func (s *session) purge(offsets kadm.Offsets) {
 	}
 }
 
-// recheck compares the input topics with what they were when the session began.
+// recheck compares the input topics and the changelogs with what they were when the session began.
 func (s *session) recheck() error {
 	ctx, cancel := context.WithTimeout(s.ctx, adminTimeout)
 	defer cancel()
 	topics := s.e.p.sourceTopics()
-	meta, err := s.adm.Metadata(ctx, topics...)
+	meta, err := s.adm.Metadata(ctx, append(s.e.p.changelogs(), topics...)...)
 	if err != nil {
 		return nil // brokers away: the client says so
 	}
@@ -112,5 +112,5 @@ func (s *session) recheck() error {
 			return changed
 		}
 	}
-	return nil
+	return s.recheckChangelogs(ctx, meta.Topics)
 }

@@ -49,7 +49,7 @@ func (s *session) offsetsOf(batches []pending) []topicOffsets {
 				next = b.t.input(o.Topic).next
 			}
 			out[i].partitions = append(out[i].partitions,
-				partitionOffset{b.t.id.Partition, next, b.batch.Metadata})
+				partitionOffset{b.t.id.Partition, next, b.batch.Metadata + markOf(s.layout.ids[o.Topic], inputsOf(b.t.sub))})
 		}
 	}
 	return out
@@ -206,19 +206,17 @@ func passes(err error) bool {
 // refused judges an error of a request that belongs to the open transaction, before its end.
 func (s *session) refused(what string, err error) error {
 	wrapped := fmt.Errorf("engine: %s: %w", what, err)
-	var ke *kerr.Error
-	switch {
-	case errors.Is(err, kerr.FencedInstanceID):
+	switch JudgeRefusal(err) {
+	case RefusalFenced:
 		return s.fencedError(err)
-	case errors.Is(err, errMemberChanged), errors.Is(err, kerr.UnknownMemberID), fatalToProducer(err):
+	case RefusalRebuild:
 		return &rebuildError{wrapped}
-	case errors.As(err, &ke):
+	case RefusalAbort:
 		if denied := authError(err, "", what); denied != nil {
 			return denied
 		}
-		return &abortError{wrapped}
 	}
-	return &rebuildError{wrapped} // the connection broke, or time ran out: nobody knows
+	return &abortError{wrapped}
 }
 
 func (s *session) fencedError(err error) error {

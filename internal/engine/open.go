@@ -27,10 +27,20 @@ func (s *session) openTask(ctx context.Context, t *taskRun) error {
 	if err := s.registerStores(t); err != nil {
 		return err
 	}
+	written, err := s.checkManifest(t)
+	if err != nil {
+		return err
+	}
 	if err := rebuildUnlessTyped(s.e.at("restore-start")); err != nil {
 		return err
 	}
 	if err := s.restore(ctx, t); err != nil {
+		return err
+	}
+	if err := s.checkAuthors(t); err != nil {
+		return err
+	}
+	if err := s.writeManifest(ctx, t, written); err != nil {
 		return err
 	}
 	if err := s.checkCommitted(t); err != nil {
@@ -114,12 +124,17 @@ func (s *session) stateError(t *taskRun, err error) error {
 // follow when the group's offsets were deleted or have expired.
 func (s *session) checkCommitted(t *taskRun) error {
 	var names []string
+	together := true // all inputs that have offsets were committed together with those that have none
 	for _, in := range t.inputs {
-		if !in.fresh {
-			s.warnIfEmpty(t)
-			return nil
+		if in.fresh {
+			names = append(names, in.topic)
+			continue
 		}
-		names = append(names, in.topic)
+		together = together && in.mark.ours && in.mark.inputs == inputsOf(t.sub)
+	}
+	if len(names) == 0 || len(names) < len(t.inputs) && !together {
+		s.warnIfEmpty(t) // an input without an offset may be new in the topology
+		return nil
 	}
 	for _, st := range t.stores {
 		if st.spec.Changelog == "" || st.spec.Outlives {

@@ -19,6 +19,8 @@ type Program struct {
 	App string
 	// Fingerprint identifies the shape of the topology (sub-topologies, their topics and stores).
 	Fingerprint string
+	// Description says what the topology looks like, for people. It is recorded in the control topic.
+	Description Description
 	// Subs are the sub-topologies, in a fixed order.
 	Subs []Sub
 	// NewTask makes the machine of a task over an opened backend whose rows are restored. The caller then calls
@@ -33,6 +35,9 @@ type Program struct {
 	DropReasons []string
 	// OpenState opens the task's backend in dir, which exists with mode 0700 and is the task's own.
 	OpenState func(id task.ID, dir string) (state.Backend, error)
+	// DestroyState removes a directory of OpenState with all that is in it. It returns an error that wraps
+	// state.ErrLocked when a backend is open there. Nil: the engine removes it without asking.
+	DestroyState func(dir string) error
 }
 
 // Sub is a sub-topology: what a task runs.
@@ -55,6 +60,8 @@ type Source struct {
 	Partitions int32
 	// Feeds lists the sub-topologies whose tasks write an Internal topic.
 	FedBy []string
+	// KeySerde and ValueSerde identify how the records of an Internal topic are encoded.
+	KeySerde, ValueSerde string
 	// Start says where a task without a committed offset starts to read.
 	Start StartAt
 }
@@ -98,6 +105,8 @@ func (o OutOfRange) String() string {
 // Store is a store of a sub-topology.
 type Store struct {
 	Name string
+	// Kind, KeySerde and ValueSerde identify what the rows look like: another program must have the same.
+	Kind, KeySerde, ValueSerde string
 	// Changelog is the name of its changelog topic on the broker, which the engine creates.
 	Changelog string
 	// Outlives tells that the rows are meant to survive a reset, so that they say nothing of what was processed.
@@ -203,6 +212,10 @@ type Events struct {
 	Aborted      func(reason error)
 	Rebuilt      func(reason error)
 	Flushed      func(id task.ID, rows int, took time.Duration)
+	// OutOfRange is called when an input's position is moved by Settings.OnOutOfRange, and Cleaned when the directory of
+	// a task that is not here any more was removed.
+	OutOfRange func(m OffsetMove)
+	Cleaned    func(id task.ID)
 }
 
 // CommitInfo describes a commit of this process.

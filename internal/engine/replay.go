@@ -173,6 +173,7 @@ func (s *session) gather(
 			}
 		}
 	} else {
+		st.noteAuthor(records)
 		var err error
 		if rows, err = ChangelogRows(st.id, records, rows); err != nil {
 			return rows, err
@@ -221,10 +222,17 @@ func (s *session) restoring(t *taskRun, st *storeRun) error {
 		return err
 	}
 	st.view.moved(st.position, st.records)
+	p, ok := st.view.progress(time.Now())
+	if !ok {
+		return nil
+	}
+	if st.view.sayable(p.Took) {
+		eta, _ := p.ETA()
+		t.log.Info("restoring", zap.String("store", p.Store), zap.Int64("left", p.Remaining()),
+			zap.Float64("percent", 100*p.Fraction()), zap.Float64("per_second", p.Rate), zap.Duration("eta", eta))
+	}
 	if f := s.e.cfg.Events.Restoring; f != nil {
-		if p, ok := st.view.progress(time.Now()); ok {
-			f(p)
-		}
+		f(p)
 	}
 	return nil
 }

@@ -38,6 +38,8 @@ type storeRun struct {
 	epoch       int32     // of the record before position
 	records     int64
 	restoreFrom int64
+	author      []byte // the newest mark of the changelog that was read, and its offset
+	authorAt    int64
 	view        *storeView
 
 	// While committing.
@@ -161,7 +163,7 @@ func (s *session) judge(t *taskRun, st *storeRun) error {
 	if err != nil {
 		return s.stateError(t, err)
 	}
-	if onlyCopy && !s.e.cfg.AcceptStateLoss {
+	if onlyCopy && !s.e.cfg.AcceptStateLoss && !s.layout.discarded[pos.TopicID] {
 		return &Error{
 			Kind: ErrStateLoss, Topic: st.spec.Changelog, Partition: t.id.Partition,
 			Detail: fmt.Sprintf("it was recreated and is empty, while the local state of store %q is not", st.spec.Name),

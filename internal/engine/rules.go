@@ -113,7 +113,7 @@ func JudgeEndError(err error) Refusal {
 // ChangelogRows appends the rows that a run of changelog records leaves behind, one for each record that is a row.
 func ChangelogRows(id state.StoreID, records []*kgo.Record, rows []state.Row) ([]state.Row, error) {
 	for _, r := range records {
-		if r.Attrs.IsControl() || bytes.Equal(r.Key, barrierKey) {
+		if r.Attrs.IsControl() || isMark(r.Key) {
 			continue
 		}
 		if len(r.Key) == 0 || r.Key[0] > state.KindIndex {

@@ -75,12 +75,16 @@ type session struct {
 	aborts    int // in a row
 	inTxn     bool
 	crashed   bool
+	leaving   bool // give up the member's place at the end
 	nextPurge time.Time
 	nextCheck time.Time
 	nextLag   time.Time
 	purging   atomic.Bool // shared
 	checking  atomic.Bool // shared
-	lagging   atomic.Bool // shared
+	cleaning  atomic.Bool // shared
+
+	firstClean, nextClean time.Time   // by the wall clock of the settings
+	lagging               atomic.Bool // shared
 }
 
 // sendFailure is the first record of a transaction that could not be produced.
@@ -123,8 +127,9 @@ func (s *session) run(ctx context.Context) error {
 	defer s.cancel()
 	err := s.open(ctx)
 	if err == nil {
-		err = s.loop(ctx)
+		err = s.notFenced(s.loop(ctx))
 	}
+	s.leaving = s.e.leaves(ctx)
 	if errors.Is(err, ErrCrash) {
 		s.crashed = true
 	}
@@ -152,10 +157,10 @@ func (s *session) open(ctx context.Context) error {
 	if s.cl, err = kgo.NewClient(s.memberOpts()...); err != nil {
 		return fmt.Errorf("engine: make the client: %w", err)
 	}
+	close(s.group.made)
 	s.e.board.member(s.cl)
 	if s.e.cfg.ExactlyOnce {
 		if err := s.fenceFormerSelf(ctx); err != nil {
-	close(s.group.made)
 			return ignoreEnd(ctx, err)
 		}
 		if err := s.begin(); err != nil {
@@ -448,7 +453,7 @@ func (s *session) close(err error) error {
 	s.calls.wait(s.log)
 	// Whatever was posted and not called belongs to tasks that are closed by now.
 	if s.plain != nil {
-		if s.e.cfg.LeaveOnStop && !drop && s.cl != nil {
+		if s.leaving && !drop && s.cl != nil {
 			s.leave()
 		}
 		s.plain.Close()
@@ -467,7 +472,7 @@ func (s *session) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
 	defer cancel()
 	_, err := s.adm.LeaveGroup(ctx, kadm.LeaveGroup(s.e.p.App).InstanceIDs(s.e.cfg.InstanceID).
-		Reason("stopped with LeaveOnStop"))
+		Reason("stopped for good"))
 	if err != nil {
 		s.log.Warn("could not leave the group; its place is kept until the session times out", zap.Error(err))
 	}

@@ -240,7 +240,7 @@ func (c *cluster) fold(changelog string, partition int32) (rows map[string]strin
 		for _, r := range cl.PollFetches(c.t.Context()).Records() {
 			next = r.Offset + 1
 			switch {
-			case r.Offset >= o.Offset || r.Attrs.IsControl() || string(r.Key) == string(barrierKey):
+			case r.Offset >= o.Offset || r.Attrs.IsControl() || isMark(r.Key):
 			case r.Value == nil:
 				delete(rows, string(r.Key))
 			default:

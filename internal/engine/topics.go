@@ -21,6 +21,7 @@ type layout struct {
 	tasks      []int32                  // how many tasks each sub-topology has
 	retention  map[string]time.Duration // delete.retention.ms of each changelog
 	created    map[string]bool          // internal topics made just now
+	discarded  map[kadm.TopicID]bool    // changelogs that a reset deleted
 }
 
 // defaultDeleteRetention is Kafka's default of delete.retention.ms.
@@ -62,6 +63,8 @@ func (s *session) prepareTopics(ctx context.Context) (*layout, error) {
 
 func (s *session) checkTopics(ctx context.Context) (*layout, error) {
 	p := s.e.p
+	control, stop := s.readControlBeside(ctx)
+	defer stop()
 	var user, sinks []string
 	internal := map[string]bool{}
 	for _, sub := range p.Subs {
@@ -90,7 +93,28 @@ func (s *session) checkTopics(ctx context.Context) (*layout, error) {
 	if err := s.checkFollowed(ctx, l); err != nil {
 		return nil, err
 	}
-	if err := s.ensureInternal(ctx, l, want.topics); err != nil {
+	ctl, err := control()
+	if err != nil {
+		return nil, err
+	}
+	if l.discarded, err = ctl.checkReset(p.App); err != nil {
+		return nil, err
+	}
+	want.topics = append(want.topics, controlTopic(p.App))
+	found, err := s.findInternal(ctx, want.topics, recordedTopics(ctl))
+	if err != nil {
+		return nil, err
+	}
+	shape := p.shape(want.tasks)
+	shape.identify(func(topic string) string { return idText(l.ids[topic]) })
+	compat, err := s.checkShape(ctx, ctl, shape, found)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.ensureInternal(ctx, l, want.topics, found); err != nil {
+		return nil, err
+	}
+	if err := compat.record(ctx, l); err != nil {
 		return nil, err
 	}
 	if !s.e.weakTxnLogged && s.e.cfg.ExactlyOnce {
@@ -277,21 +301,29 @@ func (sub *Sub) declaredTasks(have map[string]int32) (int32, error) {
 	return n, nil
 }
 
-// ensureInternal creates the internal topics that are missing and checks those that exist.
-func (s *session) ensureInternal(ctx context.Context, l *layout, topics []internalTopic) error {
-	if len(topics) == 0 {
-		return nil
+// findInternal looks for internal topics: those that are needed, and those that are recorded.
+func (s *session) findInternal(
+	ctx context.Context, needed []internalTopic, recorded []string,
+) (kadm.TopicDetails, error) {
+	names := recorded
+	for _, t := range needed {
+		names = append(names, t.name)
 	}
+	slices.Sort(names)
+	meta, err := s.metadata(ctx, slices.Compact(names))
+	return meta.Topics, err
+}
+
+// ensureInternal creates the internal topics that are missing among those found, and checks those that exist.
+func (s *session) ensureInternal(
+	ctx context.Context, l *layout, topics []internalTopic, found kadm.TopicDetails,
+) error {
 	names := make([]string, len(topics))
 	for i, t := range topics {
 		names[i] = t.name
 	}
-	meta, err := s.metadata(ctx, names)
-	if err != nil {
-		return err
-	}
 	for _, t := range topics {
-		d, ok := meta.Topics[t.name]
+		d, ok := found[t.name]
 		if ok && !errors.Is(d.Err, kerr.UnknownTopicOrPartition) {
 			continue
 		}

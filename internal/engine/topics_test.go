@@ -330,6 +330,9 @@ func TestDeniedAccessIsNamed(t *testing.T) {
 	denied("changelog")
 	allow(kmsg.ACLResourceTypeTopic, "acl-counts-changelog",
 		kadm.OpCreate, kadm.OpRead, kadm.OpWrite, kadm.OpDescribe, kadm.OpDescribeConfigs)
+	denied("control topic")
+	allow(kmsg.ACLResourceTypeTopic, "acl-control",
+		kadm.OpCreate, kadm.OpRead, kadm.OpWrite, kadm.OpDescribe, kadm.OpDescribeConfigs)
 	denied("transactional id")
 	allow(kmsg.ACLResourceTypeTransactionalId, "acl-1", kadm.OpWrite, kadm.OpDescribe)
 	denied("group")

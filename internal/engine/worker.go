@@ -71,6 +71,8 @@ type input struct {
 	located   bool  // start is known
 	start     int64 // where processing starts
 	fresh     bool  // nothing was committed yet
+	mark      mark  // of the committed offset
+	moving    bool  // to where its topic has records
 	next      int64 // first offset that was not delivered
 	committed int64
 	dropped   bool // records came before the task ran: they have to be fetched again

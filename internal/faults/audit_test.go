@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"tailrace.dev/processor"
+	"tailrace.dev/state"
 	"tailrace.dev/state/badger"
 )
 
@@ -138,8 +139,8 @@ func (c *cluster) auditState(stateDir string) *stateAudit {
 		}
 		want := map[string][]byte{}
 		for _, r := range records[int32(p)] {
-			if !ok || r.Offset >= pos.Next {
-				continue
+			if !ok || r.Offset >= pos.Next || bytes.HasPrefix(r.Key, []byte{state.KindMeta, '!'}) {
+				continue // not there yet, or a mark of the engine's
 			}
 			if r.Value == nil {
 				delete(want, string(r.Key))

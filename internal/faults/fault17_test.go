@@ -115,6 +115,8 @@ func TestFault17Denied(t *testing.T) {
 		{kmsg.ACLResourceTypeTopic, c.out, []kadm.ACLOperation{kadm.OpWrite, kadm.OpDescribe}},
 		{kmsg.ACLResourceTypeTopic, changelog, []kadm.ACLOperation{
 			kadm.OpCreate, kadm.OpRead, kadm.OpWrite, kadm.OpDescribe, kadm.OpDescribeConfigs}},
+		{kmsg.ACLResourceTypeTopic, c.app + "-control", []kadm.ACLOperation{
+			kadm.OpCreate, kadm.OpRead, kadm.OpWrite, kadm.OpDescribe, kadm.OpDescribeConfigs}},
 		{kmsg.ACLResourceTypeTransactionalId, txnID, []kadm.ACLOperation{kadm.OpWrite, kadm.OpDescribe}},
 		{kmsg.ACLResourceTypeGroup, c.app, []kadm.ACLOperation{kadm.OpRead, kadm.OpDescribe}},
 	}
