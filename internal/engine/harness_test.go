@@ -236,12 +236,17 @@ func (d *disk) clear() {
 	clear(d.backends)
 }
 
+// backend returns the rows of a task, or nil.
+func (d *disk) backend(id task.ID) *memory.Backend {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.backends[id]
+}
+
 // position returns how far the counts of a task are, or -1.
 func (d *disk) position(t *testing.T, id task.ID) int64 {
 	t.Helper()
-	d.mu.Lock()
-	b := d.backends[id]
-	d.mu.Unlock()
+	b := d.backend(id)
 	if b == nil {
 		return -1
 	}
