@@ -4,7 +4,11 @@
 //
 //	go run ./examples/denormalizer
 //
-// Without -brokers it runs on a broker inside the process, with an invented newsroom.
+// Without -brokers it runs on a broker inside the process, with an invented newsroom. While it runs,
+//
+//	go run ./examples/denormalizer status
+//
+// shows who does what; topology and reset are further commands.
 package main
 
 import (
@@ -22,6 +26,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"tailrace.dev/cli"
 )
 
 func main() {
@@ -32,8 +38,11 @@ func main() {
 }
 
 // command is the program: it returns the exit code. 0 is a clean end, 1 a failure or a view that is wrong, 2 a wrong
-// command line.
+// command line. With a command, such as status, it is a tool for the application instead of a run of it.
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		return cli.Execute(ctx, tool(), args, stdout, stderr)
+	}
 	o, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -85,6 +94,10 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	var brokers string
 	f := flag.NewFlagSet("denormalizer", flag.ContinueOnError)
 	f.SetOutput(stderr)
+	f.Usage = func() {
+		fmt.Fprint(stderr, "Usage:\n  denormalizer [flags]\n  denormalizer topology | status | reset [--help]\n\nFlags:\n")
+		f.PrintDefaults()
+	}
 	f.StringVar(&brokers, "brokers", "", "seed `brokers` host:port,… of a Kafka cluster; empty runs a broker in this "+
 		"process")
 	f.StringVar(&o.data, "data", "", "`directory` in which the broker in this process keeps its data; empty keeps it "+

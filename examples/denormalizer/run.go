@@ -30,11 +30,7 @@ func run(ctx context.Context, o options, out *console, log *zap.Logger) (err err
 	}
 
 	progress, tally := newProgress(), newTally()
-	topology, err := processor.Build(Build)
-	if err != nil {
-		return err
-	}
-	app, err := processor.New(AppID, topology, processor.Config{
+	app, err := newApp(processor.Config{
 		Brokers: brokers, StateDir: stateDir, SessionTimeout: o.session, LeaveOnStop: true,
 		OnDecodeError: processor.DeadLetter(DeadLetters), OnProcessError: processor.DeadLetter(DeadLetters),
 		Log: log, Events: progress.events(out),

@@ -29,12 +29,8 @@ func runPartitioned(ctx context.Context, o options, out *console, log *zap.Logge
 		return fmt.Errorf("brokers %v: %w", brokers, err)
 	}
 
-	topology, err := processor.Build(BuildPartitioned)
-	if err != nil {
-		return err
-	}
 	progress := newProgress()
-	app, err := processor.New(PartitionedAppID, topology, processor.Config{
+	app, err := newPartitioned(processor.Config{
 		Brokers: brokers, StateDir: stateDir, SessionTimeout: o.session, LeaveOnStop: true,
 		OnDecodeError: processor.DeadLetter(DeadLetters), OnProcessError: processor.DeadLetter(DeadLetters),
 		Log: log, Events: progress.events(out),

@@ -3,7 +3,11 @@
 //
 //	go run ./examples/inbox
 //
-// Without -brokers it runs on a broker inside the process, with invented mail.
+// Without -brokers it runs on a broker inside the process, with invented mail. While it runs,
+//
+//	go run ./examples/inbox status
+//
+// shows who does what; topology and reset are further commands.
 package main
 
 import (
@@ -21,6 +25,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"tailrace.dev/cli"
 )
 
 func main() {
@@ -31,8 +37,11 @@ func main() {
 }
 
 // command is the program: it returns the exit code. 0 is a clean end, 1 a failure or counters that disagree, 2 a
-// wrong command line.
+// wrong command line. With a command, such as status, it is a tool for the application instead of a run of it.
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		return cli.Execute(ctx, tool(), args, stdout, stderr)
+	}
 	o, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -78,6 +87,10 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	var brokers string
 	f := flag.NewFlagSet("inbox", flag.ContinueOnError)
 	f.SetOutput(stderr)
+	f.Usage = func() {
+		fmt.Fprint(stderr, "Usage:\n  inbox [flags]\n  inbox topology | status | reset [--help]\n\nFlags:\n")
+		f.PrintDefaults()
+	}
 	f.StringVar(&brokers, "brokers", "",
 		"seed `brokers` host:port,… of a Kafka cluster; empty runs a broker in this process")
 	f.StringVar(&o.data, "data", "",

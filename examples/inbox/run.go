@@ -32,11 +32,7 @@ func run(ctx context.Context, o options, out *console, log *zap.Logger) (err err
 	}
 
 	progress := newProgress(o.member)
-	topology, err := processor.Build(Build)
-	if err != nil {
-		return err
-	}
-	app, err := processor.New(application, topology, processor.Config{
+	app, err := newApp(processor.Config{
 		Brokers: brokers, StateDir: stateDir, SessionTimeout: o.session, LeaveOnStop: true,
 		Log: log, Events: progress.events(out),
 	})
