@@ -126,7 +126,7 @@ func (r *rig) restoredRows(ids ...task.ID) (n int64, all bool) {
 func TestStandbyTakesOver(t *testing.T) {
 	t.Parallel()
 	for _, memory := range []bool{false, true} {
-		t.Run(fmt.Sprintf("memory=%v", memory), func(t *testing.T) {
+		t.Run(map[bool]string{false: "on disk", true: "in memory"}[memory], func(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t)
 			m := newMembers(t, c, "takeover", 4, func(s *Settings) { s.InMemory = memory })
