@@ -55,8 +55,8 @@ func (c *cluster) inGroup(group string) []string {
 // good. Nobody may read those offsets until the transaction is decided, which would be after a minute by itself.
 func TestTakeoverFencesOpenTransaction(t *testing.T) {
 	t.Parallel()
-	for _, stateful := range []bool{true, false} {
-		t.Run(fmt.Sprintf("stateful=%v", stateful), func(t *testing.T) {
+	for name, stateful := range map[string]bool{"stateful": true, "stateless": false} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t)
 			c.topic("in", 4)
