@@ -445,6 +445,9 @@ func (s *session) retire(t *taskRun, flush bool) {
 // stepError judges an error of a machine. Damaged state is wiped and restored; what else a task returns is the user's.
 func (s *session) stepError(t *taskRun, err error) error {
 	if errors.Is(err, state.ErrCorrupt) {
+		if err := s.e.relapsed(t.id, err); err != nil {
+			return err
+		}
 		s.e.wipeLater(t.id)
 		return &rebuildError{fmt.Errorf("engine: task %s: %w", t.id, err)}
 	}

@@ -63,6 +63,8 @@ type Engine struct {
 
 	met metMembers
 
+	relapses relapses
+
 	wipeMu sync.Mutex
 	wipe   map[task.ID]bool // tasks whose local state is removed before it is opened again
 }

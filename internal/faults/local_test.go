@@ -54,6 +54,12 @@ func (c *cluster) setup(dir string, each func(key string, value []byte)) setup {
 // run starts a local member. It is stopped at the end of the test.
 func (s setup) run(t *testing.T) *local {
 	t.Helper()
+	return s.runApp(t, nil)
+}
+
+// runApp is run; made, if not nil, is given the App before it runs.
+func (s setup) runApp(t *testing.T, made func(*processor.App)) *local {
+	t.Helper()
 	core, logs := observer.New(zapcore.WarnLevel)
 	l := &local{t: t, done: make(chan struct{}), logs: logs, began: time.Now()}
 	note := func(f func()) { l.mu.Lock(); defer l.mu.Unlock(); f() }
@@ -65,6 +71,9 @@ func (s setup) run(t *testing.T) *local {
 	app, err := newApp(s)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if made != nil {
+		made(app)
 	}
 	ctx, cancel := context.WithCancel(engine.WithSeams(context.Background(), s.seams))
 	l.cancel = cancel
