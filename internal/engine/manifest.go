@@ -85,8 +85,21 @@ func compareStore(sub *Sub, was, is shapeStore) []difference {
 // writeManifest notes what the restored rows of the task look like, here and in the changelogs, unless that is noted
 // already.
 func (s *session) writeManifest(ctx context.Context, t *taskRun, m *manifest) error {
-	var w state.Write
-	var changed []*storeRun
+	w, changed, err := s.changedManifest(t, m)
+	if err != nil || len(changed) == 0 {
+		return err
+	}
+	if err := s.writeAuthors(ctx, t, changed); err != nil {
+		return err
+	}
+	if err := t.backend.Write(w); err != nil {
+		return s.stateError(t, err)
+	}
+	return nil
+}
+
+// changedManifest returns what has to be written into the task's backend, and the stores that it is about.
+func (s *session) changedManifest(t *taskRun, m *manifest) (w state.Write, changed []*storeRun, err error) {
 	for _, st := range t.stores {
 		is := st.spec.shape()
 		is.TopicID = idText(s.layout.ids[is.Changelog])
@@ -96,19 +109,10 @@ func (s *session) writeManifest(ctx context.Context, t *taskRun, m *manifest) er
 		changed = append(changed, st)
 		b, err := json.Marshal(is)
 		if err != nil {
-			return fmt.Errorf("engine: note what store %q looks like: %w", is.Name, err)
+			return w, nil, fmt.Errorf("engine: note what store %q looks like: %w", is.Name, err)
 		}
 		w.Rows = append(w.Rows, state.Row{Store: m.id, Key: manifestKey(is.Name), Value: b})
 	}
-	if len(w.Rows) == 0 {
-		return nil
-	}
-	if err := s.writeAuthors(ctx, t, changed); err != nil {
-		return err
-	}
 	slices.SortFunc(w.Rows, func(a, b state.Row) int { return bytes.Compare(a.Key, b.Key) })
-	if err := t.backend.Write(w); err != nil {
-		return s.stateError(t, err)
-	}
-	return nil
+	return w, changed, nil
 }

@@ -175,10 +175,25 @@ func (c *standby) open() error {
 	if err := s.registerStores(t); err != nil {
 		return err
 	}
+	written, err := s.checkManifest(t)
+	if err != nil {
+		return err
+	}
 	if err := c.committed(); err != nil {
 		return err
 	}
-	return s.inspectPatiently(c.ctx, t, t.logged())
+	if err := s.inspectPatiently(c.ctx, t, t.logged()); err != nil {
+		return err
+	}
+	// The task's owner has noted in the changelogs whose they are.
+	w, changed, err := s.changedManifest(t, written)
+	if err != nil || len(changed) == 0 {
+		return err
+	}
+	if err := t.backend.Write(w); err != nil {
+		return s.stateError(t, err)
+	}
+	return nil
 }
 
 // committed asks for the committed offsets of the inputs that stores follow: these are no copy's to be read past.
@@ -310,6 +325,12 @@ func (c *standby) apply(tl *tail, records []*kgo.Record) error {
 		}
 		if err := s.settle(c.t, st, b); err != nil {
 			return err
+		}
+		if len(st.author) > 0 {
+			if err := s.checkAuthors(c.t); err != nil {
+				return err
+			}
+			st.author = nil // it is looked at once
 		}
 	}
 	c.written = true

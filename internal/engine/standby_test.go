@@ -299,6 +299,14 @@ func TestStandbyLeavesOutAborted(t *testing.T) {
 	if have := rowsOf(t, got); fmt.Sprint(have) != fmt.Sprint(rows) {
 		t.Errorf("rows %q, want %q", have, rows)
 	}
+	// The rows say what wrote them, as those of an active task do.
+	shapes, err := got.Register(manifestStore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if shape, err := got.Get(shapes, manifestKey(countStore)); err != nil || shape == nil {
+		t.Errorf("no manifest: %v", err)
+	}
 	store, err := got.Register(countStore)
 	if err != nil {
 		t.Fatal(err)
@@ -561,5 +569,43 @@ func TestRestoreGoesOn(t *testing.T) {
 	}
 	c.feed("in", rows, 1000, rows)
 	c.verifyCounts("out", rows+1000)
+	p.stop()
+}
+
+// TestOthersRunWhileOneRestores holds up one restore, and finds that the other task processes meanwhile.
+func TestOthersRunWhileOneRestores(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.topic("in", 2)
+	c.topic("out", 1)
+	r := newRig(t, c, countProgram("meanwhile"))
+	p := r.start(t)
+	c.feed("in", 0, 1000, 40)
+	c.verifyCounts("out", 1000)
+	p.stop()
+	r.disk.clear()
+	hold, once := make(chan struct{}), make(chan struct{}, 1)
+	once <- struct{}{}
+	p = r.start(t, func(s *Settings) {
+		s.Seams.At = func(at string) error {
+			if at == "restore-mid" {
+				select {
+				case <-once:
+					<-hold
+				default:
+				}
+			}
+			return nil
+		}
+	})
+	until(t, "one of two tasks", func() bool { return len(p.tasksOf()) == 1 })
+	before := c.committed("meanwhile", "in")
+	c.feed("in", 1000, 400, 40)
+	until(t, "its records to be processed", func() bool { return c.committed("meanwhile", "in") > before })
+	if n := len(p.tasksOf()); n != 1 {
+		t.Errorf("%d tasks run", n)
+	}
+	close(hold)
+	c.verifyCounts("out", 1400)
 	p.stop()
 }
