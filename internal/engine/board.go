@@ -166,6 +166,7 @@ type taskView struct {
 	role   atomic.Int32
 	state  atomic.Int32
 	bytes  atomic.Int64
+	failed atomic.Pointer[string]         // nil: nothing
 	inputs []*inputView                   // in the order of Sub.Sources
 	stores []*storeView                   // those that are read back from a topic, in the order of Sub.Stores
 	tell   func(id task.ID, state string) // of a standby; nil: nobody listens
@@ -178,6 +179,16 @@ func (v *taskView) setState(s TaskState) {
 	if v.state.Swap(int32(s)) != int32(s) && v.tell != nil {
 		v.tell(v.id, s.String())
 	}
+}
+
+// setFailure notes why a standby does not follow; nil: it does.
+func (v *taskView) setFailure(err error) {
+	if err == nil {
+		v.failed.Store(nil)
+		return
+	}
+	text := err.Error()
+	v.failed.Store(&text)
 }
 
 // store returns the view of a store, or nil where it is not read back from a topic.
@@ -193,6 +204,9 @@ func (v *taskView) store(name string) *storeView {
 func (v *taskView) status(now time.Time) TaskStatus {
 	t := TaskStatus{
 		Task: v.id, Role: Role(v.role.Load()), State: max(TaskWaiting, TaskState(v.state.Load())), StateBytes: v.bytes.Load(),
+	}
+	if text := v.failed.Load(); text != nil {
+		t.Failure = *text
 	}
 	for _, in := range v.inputs {
 		t.Inputs = append(t.Inputs, in.status())

@@ -29,28 +29,37 @@ const (
 // statusMetrics are read off the status, by name. Labels take their values from the configuration (topics, partitions,
 // stores, tasks) or from fixed lists, so that their number is bounded whatever flows through.
 var statusMetrics = map[string]metricDef{
-	"state":                   {gaugeKind, "1 for the state that the application is in, 0 for the others.", []string{"state"}},
-	"joined":                  {gaugeKind, "1 while the group has given this member an assignment.", nil},
-	"live":                    {gaugeKind, "1 while the liveness check passes.", nil},
-	"ready":                   {gaugeKind, "1 while the readiness check passes.", nil},
-	"run_loop_idle_seconds":   {gaugeKind, "For how long the run loop has not moved.", nil},
-	"tasks":                   {gaugeKind, "Tasks of this process, by what it does for them and how far they are.", []string{"role", "state"}},
+	"state": {gaugeKind, "1 for the state that the application is in, 0 for the others.",
+		[]string{"state"}},
+	"joined":                {gaugeKind, "1 while the group has given this member an assignment.", nil},
+	"live":                  {gaugeKind, "1 while the liveness check passes.", nil},
+	"ready":                 {gaugeKind, "1 while the readiness check passes.", nil},
+	"run_loop_idle_seconds": {gaugeKind, "For how long the run loop has not moved.", nil},
+	"tasks": {gaugeKind, "Tasks of this process, by what it does for them and how far they are.",
+		[]string{"role", "state"}},
 	"records_processed_total": {counterKind, "Input records whose effects are committed.", nil},
 	"outputs_total":           {counterKind, "Records written to topics other than changelogs, committed.", nil},
 	"changes_total":           {counterKind, "Rows written to changelogs, committed.", nil},
 	"commits_total":           {counterKind, "Commits, with or without a transaction.", nil},
-	"aborts_total":            {counterKind, "Transactions that were taken back; their records are processed again.", nil},
-	"rebuilds_total":          {counterKind, "How often all memory was dropped and the client made anew.", nil},
-	"lag_records":             {gaugeKind, "Offsets between what is committed and the end of an input.", []string{"topic", "partition"}},
-	"restore_remaining_records": {gaugeKind, "Offsets that a store has left to read until it is restored, or follows as a standby.",
+	"aborts_total": {counterKind,
+		"Transactions that were taken back; their records are processed again.", nil},
+	"rebuilds_total":     {counterKind, "How often all memory was dropped and the client made anew.", nil},
+	"offset_moves_total": {counterKind, "Positions of inputs that OnOutOfRange has moved.", nil},
+	"lost_offsets_total": {counterKind, "Offsets that were left out by such moves.", nil},
+	"lag_records": {gaugeKind, "Offsets between what is committed and the end of an input.",
+		[]string{"topic", "partition"}},
+	"restore_remaining_records": {gaugeKind,
+		"Offsets that a store has left to read until it is restored, or follows as a standby.",
 		[]string{"task", "store", "role"}},
 	"restore_records_per_second": {gaugeKind, "Offsets per second of a restore that is under way.",
 		[]string{"task", "store", "role"}},
-	"global_remaining_records": {gaugeKind, "Offsets that a global table has left to load at the start.", []string{"store"}},
-	"state_bytes":              {gaugeKind, "Roughly what the rows of a task take on disk, as of its last flush.", []string{"task"}},
-	"uncommitted_bytes":        {gaugeKind, "Rows of the batches in progress.", nil},
-	"unflushed_bytes":          {gaugeKind, "Committed rows that are not on disk yet.", nil},
-	"calls_in_flight":          {gaugeKind, "Calls to services that are under way.", nil},
+	"global_remaining_records": {gaugeKind, "Offsets that a global table has left to load at the start.",
+		[]string{"store"}},
+	"state_bytes": {gaugeKind, "Roughly what the rows of a task take on disk, as of its last flush.",
+		[]string{"task"}},
+	"uncommitted_bytes": {gaugeKind, "Rows of the batches in progress.", nil},
+	"unflushed_bytes":   {gaugeKind, "Committed rows that are not on disk yet.", nil},
+	"calls_in_flight":   {gaugeKind, "Calls to services that are under way.", nil},
 }
 
 // The reasons and actions of skipped records.
@@ -199,6 +208,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	put("commits_total", float64(s.Commits))
 	put("aborts_total", float64(s.Aborts))
 	put("rebuilds_total", float64(s.Rebuilds))
+	put("offset_moves_total", float64(s.OffsetMoves))
+	put("lost_offsets_total", float64(s.LostOffsets))
 	put("uncommitted_bytes", float64(s.UncommittedBytes))
 	put("unflushed_bytes", float64(s.UnflushedBytes))
 	put("calls_in_flight", float64(s.Calls))

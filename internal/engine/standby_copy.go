@@ -271,6 +271,7 @@ func (c *standby) follow() error {
 	c.mu.Lock()
 	c.tails, c.failure = tails, nil
 	c.mu.Unlock()
+	c.view.setFailure(nil)
 	return nil
 }
 
@@ -280,6 +281,9 @@ func (c *standby) unfollow(why error) {
 	tails := c.tails
 	c.tails, c.failure = nil, why
 	c.mu.Unlock()
+	if c.ctx.Err() == nil {
+		c.view.setFailure(why)
+	}
 	c.b.tailer.remove(tails)
 }
 

@@ -23,8 +23,8 @@ type Status struct {
 	// Error says why Run ended, if it ended with an error.
 	Error string `json:"error,omitempty"`
 
-	// Live tells that the run loop moves; Stuck says why it does not count as doing so. Brokers that are away do not make it
-	// stuck.
+	// Live tells that the run loop moves; Stuck says why it does not count as doing so. Brokers that are away do not make
+	// it stuck.
 	Live  bool   `json:"live"`
 	Stuck string `json:"stuck,omitempty"`
 	// Ready tells that the group was joined, that all tasks are restored and run, that the inputs are processed up to
@@ -56,6 +56,9 @@ type Status struct {
 	Changes   int64 `json:"changes"`
 	Aborts    int64 `json:"aborts"`
 	Rebuilds  int64 `json:"rebuilds"`
+	// OffsetMoves counts the input positions that Settings.OnOutOfRange has moved, LostOffsets what it left out by that.
+	OffsetMoves int64 `json:"offsetMoves"`
+	LostOffsets int64 `json:"lostOffsets"`
 
 	// UncommittedBytes are rows of the batches in progress, UnflushedBytes committed rows that are not on disk yet.
 	UncommittedBytes int64 `json:"uncommittedBytes"`
@@ -161,6 +164,8 @@ type TaskStatus struct {
 	Restores []RestoreProgress `json:"restores,omitempty"`
 	// StateBytes is roughly what the task's rows take on disk, as of the last flush.
 	StateBytes int64 `json:"stateBytes"`
+	// Failure says why a standby does not follow at present; it is tried again for a while.
+	Failure string `json:"failure,omitempty"`
 }
 
 // InputStatus is an input partition of a task.
@@ -271,6 +276,7 @@ func (e *Engine) Status() Status {
 		Joined: b.joined, Generation: -1, Idle: e.idle(), BrokersSeen: b.seen,
 		Commits: b.commits.Load(), Processed: b.processed.Load(), Outputs: b.outputs.Load(), Changes: b.changes.Load(),
 		Aborts: b.aborts.Load(), Rebuilds: b.rebuilds.Load(),
+		OffsetMoves: e.outOfRange.Load(), LostOffsets: e.lostOffsets.Load(),
 	}
 	if b.session != nil {
 		s.UncommittedBytes, s.UnflushedBytes = b.session.uncommitted.Load(), b.session.unflushed.Load()
