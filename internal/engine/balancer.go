@@ -150,17 +150,27 @@ func (b *balancer) Balance(cb *kgo.ConsumerBalancer, partitions map[string]int32
 	}
 	p := newPlacement(subs, counts, members, limits)
 	p.decide()
-	plan := cb.NewPlan()
+	plan, given := cb.NewPlan(), 0
 	for t, bt := range p.tasks {
 		if m := p.active[t]; m >= 0 {
 			for _, topic := range subs[bt.sub].topics {
 				plan.AddPartition(members[m].member, topic, bt.partition)
+				given++
 			}
 		}
 	}
 	plan.AdjustCooperative(cb)
 	b.logPlacement(p)
-	return withUserData{plan, p.assignmentData()}
+	data := p.assignmentData()
+	for _, topics := range plan.AsMemberIDMap() {
+		for _, partitions := range topics {
+			given -= len(partitions)
+		}
+	}
+	for _, d := range data {
+		d.unsettled = given > 0
+	}
+	return withUserData{plan, data}
 }
 
 // logPlacement tells what the leader decided, once for each rebalance.

@@ -21,6 +21,8 @@ const (
 	forceGapLimit = time.Minute
 	// forceDelay lets copies that come near at about the same time move in one rebalance.
 	forceDelay = 100 * time.Millisecond
+	// settleDelay is how long owners get to give up what the assignment that a session begins with takes from them.
+	settleDelay = time.Second
 )
 
 // membership is the part of a session that deals with the group: what this member says of itself, and what the leader
@@ -37,6 +39,7 @@ type membership struct {
 	forceAt  time.Time          // when to ask for a rebalance; zero: never
 	forced   time.Time          // when the last one was asked for
 	forceGap time.Duration      // to keep between two
+	settleAt time.Time          // when to ask for one that our former self left to be asked for; zero: never
 	moved    bool               // a task came here since the last one was asked for
 }
 
@@ -103,11 +106,24 @@ func (s *session) synced(partitions map[string][]int32, data *assignmentData) {
 		return
 	}
 	s.post(func() error { s.ordered(data.copies); return nil })
+	stalled := data.unsettled && s.group.previous == nil && s.e.cfg.InstanceID != ""
+	s.post(func() error { s.settleSoon(stalled); return nil })
 	s.e.met.add(data.members)
 	more := hasMore(partitions, s.group.previous)
 	s.group.previous = partitions
 	if more && s.e.cfg.ExactlyOnce && data.known {
 		s.fenceGone(data.members)
+	}
+}
+
+// settleSoon deals with an assignment that withholds partitions until their owners have given them up and joined again.
+// The owner may have been our former self, which took that intention with it: a static member gets its place back without
+// a rebalance, and nobody else would ask for one. Any other assignment that comes first makes that unnecessary.
+func (s *session) settleSoon(stalled bool) {
+	s.group.settleAt = time.Time{}
+	if stalled {
+		s.group.settleAt = time.Now().Add(settleDelay)
+		s.wake()
 	}
 }
 
@@ -185,6 +201,11 @@ func (s *session) wantRebalance() {
 // keepMembership does what is due: it brings up to date what the next join says, and asks for a rebalance.
 func (s *session) keepMembership(now time.Time) {
 	g := &s.group
+	if !g.settleAt.IsZero() && !now.Before(g.settleAt) {
+		g.settleAt = time.Time{}
+		s.log.Info("partitions are withheld, and nobody gives them up")
+		s.wantRebalance()
+	}
 	force := !g.forceAt.IsZero() && !now.Before(g.forceAt)
 	if !force && now.Before(g.nextTell) {
 		return

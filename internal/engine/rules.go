@@ -175,15 +175,15 @@ func SimBalancer(p *Program, m MemberState, warmupLag int64, maxWarmups int) kgo
 	return newBalancer(topicsOf(p.Subs), data, limits, zap.NewNop())
 }
 
-// SimCopies returns the tasks that an assignment of a simulated group tells its member to keep copies of.
-func SimCopies(userData []byte) ([]task.ID, error) {
+// SimOrders returns the tasks that an assignment of a simulated group tells its member to keep copies of, and whether
+// partitions are withheld until their owners have given them up.
+func SimOrders(userData []byte) (copies []task.ID, unsettled bool, err error) {
 	data, err := parseAssignmentData(userData)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	ids := make([]task.ID, len(data.copies))
-	for i, c := range data.copies {
-		ids[i] = c.id
+	for _, c := range data.copies {
+		copies = append(copies, c.id)
 	}
-	return ids, nil
+	return copies, data.unsettled, nil
 }

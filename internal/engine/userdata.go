@@ -52,6 +52,9 @@ type assignmentData struct {
 	members []string
 	known   bool
 	copies  []copyOrder
+	// unsettled tells that partitions are withheld from their next owners until their present ones have given them up
+	// and joined again.
+	unsettled bool
 }
 
 // copyOrder tells a member to keep a copy of a task.
@@ -209,7 +212,7 @@ func (a *assignmentData) append(b []byte) []byte {
 			b = appendStr(b, id)
 		}
 	}
-	room := maxUserData - (len(b) - begin) - binary.MaxVarintLen64
+	room := maxUserData - (len(b) - begin) - binary.MaxVarintLen64 - 1
 	var copies []byte
 	n := 0
 	for _, c := range a.copies {
@@ -224,7 +227,8 @@ func (a *assignmentData) append(b []byte) []byte {
 		n++
 	}
 	b = binary.AppendUvarint(b, uint64(n))
-	return append(b, copies...)
+	b = append(b, copies...)
+	return appendBool(b, a.unsettled)
 }
 
 // parseAssignmentData decodes what append made. A leader of another version may have written nothing, or something
@@ -253,6 +257,7 @@ func parseAssignmentData(b []byte) (*assignmentData, error) {
 		}
 		a.copies = append(a.copies, copyOrder{task.ID{Sub: sub, Partition: int32(partition)}, warmup})
 	}
+	a.unsettled = !r.bad && len(r.b) > 0 && r.byte() == 1 // a leader of an earlier version ends here
 	if r.bad {
 		return nil, errAssignmentData
 	}

@@ -25,7 +25,9 @@ type groupThread struct {
 	plan       []kmsg.SyncGroupRequestGroupAssignment
 	callbacks  []func() error // wait for the session
 	rejoin     bool           // when the callbacks have run
-	fetching   []tp           // partitions whose committed offsets are asked for
+	// synchronised tells that this session had an assignment before.
+	synchronised bool
+	fetching     []tp // partitions whose committed offsets are asked for
 }
 
 type threadState int
@@ -134,9 +136,12 @@ func (g *groupThread) synced(assignment []byte) error {
 		if err := a.ReadFrom(assignment); err != nil {
 			return fmt.Errorf("read the assignment: %w", err)
 		}
-		copies, err := engine.SimCopies(a.UserData)
+		copies, unsettled, err := engine.SimOrders(a.UserData)
 		if err != nil {
 			return err
+		}
+		if unsettled && !g.synchronised {
+			g.rejoin = true // what our former self was about to give up is withheld from its next owner
 		}
 		c.post(func() error { c.setCopies(copies); return nil })
 	}
@@ -156,6 +161,7 @@ func (g *groupThread) synced(assignment []byte) error {
 		g.rejoin = true
 		g.callbacks = append(g.callbacks, func() error { return c.revoked(gone, "revoked") })
 	}
+	g.synchronised = true
 	member := g.memberID
 	g.callbacks = append(g.callbacks, func() error {
 		g.fetching = append(g.fetching, added...)
