@@ -127,18 +127,28 @@ func (s *VersionedSpec[K, V]) Open(env Env) (*VersionedStore[K, V], error) {
 type version struct {
 	from  int64
 	value []byte // nil: a deletion
+	// over tells of a value that a deletion was put under: one of the same time, or one that was put later and lasts until
+	// the value. The key is then known to end at that time when the value is taken back.
+	over bool
 }
+
+// How the value of a row starts.
+const (
+	markDeletion = iota
+	markValue
+	markOver
+)
 
 func parseVersion(row []byte) (version, error) {
 	m, b, err := ParseRow(row)
 	if err != nil {
 		return version{}, err
 	}
-	if len(b) == 0 || b[0] > 1 {
+	if len(b) == 0 || b[0] > markOver {
 		return version{}, fmt.Errorf("%w: version without its mark", ErrCorrupt)
 	}
-	v := version{from: m.TimeMillis}
-	if b[0] == 1 {
+	v := version{from: m.TimeMillis, over: b[0] == markOver}
+	if b[0] != markDeletion {
 		v.value = b[1:]
 	}
 	return v, nil
@@ -146,10 +156,14 @@ func parseVersion(row []byte) (version, error) {
 
 func (s *VersionedStore[K, V]) appendVersion(dst []byte, v version) []byte {
 	dst = AppendRow(dst, RowMeta{TimeMillis: v.from})
-	if v.value == nil {
-		return append(dst, 0)
+	mark := byte(markValue)
+	switch {
+	case v.value == nil:
+		return append(dst, markDeletion)
+	case v.over:
+		mark = markOver
 	}
-	return append(append(dst, 1), v.value...)
+	return append(append(dst, mark), v.value...)
 }
 
 func (s *VersionedStore[K, V]) encodeKey(k K) ([]byte, error) {
@@ -269,7 +283,7 @@ func (s *VersionedStore[K, V]) Put(k K, value V, atMillis int64) (until int64, e
 	if b == nil {
 		b = []byte{}
 	}
-	return s.put(key, version{atMillis, b})
+	return s.put(key, version{from: atMillis, value: b})
 }
 
 // Delete puts a version of k without a value, and returns as Put does. It returns also what held at that time before, if it
@@ -289,7 +303,7 @@ func (s *VersionedStore[K, V]) Delete(k K, atMillis int64) (was Version[V], ok b
 	if err != nil {
 		return was, ok, 0, err
 	}
-	until, err = s.put(key, version{atMillis, nil})
+	until, err = s.put(key, version{from: atMillis})
 	return was, ok, until, err
 }
 
@@ -325,10 +339,13 @@ func (s *VersionedStore[K, V]) place(key []byte, v version) (until int64, err er
 	}
 	if !ok || l.from <= v.from {
 		if ok && l.from < v.from {
-			s.write(historyKey(key, v.from), l)
+			s.write(historyKey(key, v.from), version{from: l.from, value: l.value})
 		}
-		if ok && l.from == v.from && l.value != nil && v.value == nil {
-			return Latest, s.takeBack(key, v)
+		if ok && l.from == v.from {
+			if v.value == nil && l.value != nil && !l.over {
+				return Latest, s.takeBack(key, v)
+			}
+			v.over = v.value != nil && (l.value == nil || l.over)
 		}
 		s.write(key, v)
 		return Latest, nil
@@ -338,20 +355,23 @@ func (s *VersionedStore[K, V]) place(key []byte, v version) (until int64, err er
 	case err != nil:
 		return 0, err
 	case !ok:
-		s.write(historyKey(key, l.from), v)
-		return l.from, nil
+		end = l.from
 	case h.from > v.from: // v comes before all that is known
-		s.write(historyKey(key, h.from), v)
-		return h.from, nil
+		end = h.from
 	case h.from < v.from: // v ends h
 		s.write(historyKey(key, v.from), h)
 	}
 	s.write(historyKey(key, end), v)
+	if end == l.from && v.value == nil && l.value != nil && !l.over {
+		l.over = true
+		s.write(key, l)
+	}
 	return end, nil
 }
 
 // takeBack deletes the newest version at its own time, so that it never held. A value before it ends there, by a deletion as
-// any other; but where nothing held before it, nothing has changed, and the key is as it was without the version.
+// any other; but where nothing held before it, nothing has changed, and the key is as it was without the version. (A version
+// that is over a deletion is not taken back: see version.)
 func (s *VersionedStore[K, V]) takeBack(key []byte, v version) error {
 	before := historyKey(key, v.from)
 	row, err := s.rows.Get(before)
