@@ -436,8 +436,8 @@ func (s *shape) add(is *shape, sub shapeSub) {
 // same tells whether two records say the same of everything but which topology came last.
 func (s *shape) same(o *shape) bool { return s.covers(o, true) && o.covers(s, true) }
 
-// covers tells whether everything that o has is in s, in the same form, and s knows o's fingerprint. names tells that
-// the names of sub-topologies count.
+// covers tells whether everything that o has is in s, in the same form, and s knows all fingerprints that o does. names
+// tells that the names of sub-topologies count.
 func (s *shape) covers(o *shape, names bool) bool {
 	for i := range o.Subs {
 		sub := &o.Subs[i]
@@ -458,7 +458,7 @@ func (s *shape) covers(o *shape, names bool) bool {
 			return false
 		}
 	}
-	return s.knows(o.Fingerprint)
+	return s.knows(o.Fingerprint) && !slices.ContainsFunc(o.Known, func(f string) bool { return !s.knows(f) })
 }
 
 // topics returns the internal topics of the shape with their ids, those left behind included.
