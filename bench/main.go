@@ -2,7 +2,7 @@
 // broker.
 //
 //	bench workload=count brokers=127.0.0.1:9092 app=A state=DIR in=events out=OUT [table=T] [eos=true] [threads=2] [commit=100]
-//	      [instance=ID] [standbys=0] [session=45000] [leave=false] [flush=10000]
+//	      [instance=ID] [standbys=0] [session=45000] [leave=false] [flush=10000] [vitals=0]
 //	bench run=map,count brokers=127.0.0.1:9092 [events=2000000] [keys=100000] [eos=false,true] [repeat=1] [check=true]
 //
 // The first form is what any driver starts: it joins the consumer group app, commits the offsets of what it has processed
@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -59,6 +60,7 @@ func work(ctx context.Context, a *arguments) (err error) {
 		commit: a.millis("commit", 100), instance: a.text("instance", ""), standbys: a.number("standbys", 0),
 		session: a.millis("session", 0), leave: a.flag("leave", false), flush: a.millis("flush", 0),
 	}
+	vitals := a.millis("vitals", 0)
 	if n := a.number("cache", 0); n != 0 {
 		a.fail("cache=%d: only 0 is supported, every update is emitted downstream", n)
 	}
@@ -78,6 +80,9 @@ func work(ctx context.Context, a *arguments) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, endProfile()) }()
+	if vitals > 0 {
+		go showVitals(ctx, log, vitals)
+	}
 	var n tally
 	app, err := processor.New(c.app, topology, processor.Config{
 		Brokers: c.brokers, StateDir: c.state, AtLeastOnce: !c.exactlyOnce, Workers: c.workers,
@@ -90,6 +95,13 @@ func work(ctx context.Context, a *arguments) (err error) {
 	err = app.Run(ctx)
 	n.log(log)
 	return err
+}
+
+// showVitals logs from time to time what cannot be seen from outside.
+func showVitals(ctx context.Context, log *zap.Logger, every time.Duration) {
+	for tick := time.Tick(every); ctx.Err() == nil; <-tick {
+		log.Info("vitals", zap.Int("goroutines", runtime.NumGoroutine()))
+	}
 }
 
 // logger writes to standard error.

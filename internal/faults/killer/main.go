@@ -7,6 +7,8 @@
 //	killer -runs 10 -seed 1 -members 3 -kills 20                on the brokers of TAILRACE_KAFKA, which stay up
 //	killer -runs 10 -seed 1 -kills 20 -kafka DIR                on a broker of its own, which is killed, too
 //
+//	killer -soak 30m -kafka DIR                                 one long run; nothing may grow
+//
 // What is done, and when, follows from the seed; what that meets does not. Each run prints a line; the last line sums.
 // The exit code is 1 if any run failed, whose topics, state and logs then stay.
 package main
@@ -47,7 +49,10 @@ type options struct {
 	brokers  []string
 	kafkaDir string
 	bench    string
+	// old is the benchmark program of another version, which half of the starts take.
+	old      string
 	dir      string
+	soakTime time.Duration
 }
 
 func main() {
@@ -77,6 +82,8 @@ func start(ctx context.Context, args []string) (err error) {
 	f.DurationVar(&o.within, "within", 5*time.Second, "how soon after the last kill everything must be processed")
 	f.StringVar(&o.kafkaDir, "kafka", "", "empty directory for a broker that this program starts, kills and stops")
 	f.StringVar(&o.bench, "bench", "", "the benchmark program; empty: it is built from ./bench")
+	f.StringVar(&o.old, "old", "", "the benchmark program of another version: members go from one to the other and back")
+	f.DurationVar(&o.soakTime, "soak", 0, "one long run instead, in which a member that nothing is done to must not grow")
 	f.StringVar(&o.dir, "dir", "", "where state and logs go; empty: a temporary directory")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -111,6 +118,9 @@ func (o options) execute(ctx context.Context, say func(string)) (results []resul
 	}
 	if len(o.brokers) == 0 {
 		return nil, errors.New("killer: no broker: set TAILRACE_KAFKA, or give -kafka DIR to have one started")
+	}
+	if o.soakTime > 0 {
+		return nil, o.soak(ctx, b, say)
 	}
 	var errs []error
 	for i := range o.runs {

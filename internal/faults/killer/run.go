@@ -54,43 +54,62 @@ type attempt struct {
 	dir     string
 	app     string
 	in, out string
+	cl      *kgo.Client
 	adm     *kadm.Client
 	last    time.Time // of the last kill
 }
 
-// run does one run.
-func (o options) run(ctx context.Context, b *kafkatest.Cluster, seed uint64) (r result, err error) {
+// newAttempt prepares a run.
+func (o options) newAttempt(b *kafkatest.Cluster, seed uint64) (*attempt, error) {
 	a := &attempt{o: o, b: b, rng: rand.New(rand.NewPCG(seed, 0x7a11)), result: result{seed: seed, members: o.members}}
 	if a.result.members == 0 {
 		a.result.members = 1 + int(seed)%3
 	}
 	a.app = fmt.Sprintf("killer-%d-%d", seed, time.Now().UnixMilli())
 	a.in, a.out, a.dir = a.app+"-in", a.app+"-out", filepath.Join(o.dir, a.app)
-	cl, err := kgo.NewClient(kgo.SeedBrokers(o.brokers...), kgo.MetadataMinAge(100*time.Millisecond),
+	if err := os.MkdirAll(a.dir, 0o700); err != nil {
+		return nil, err
+	}
+	var err error
+	a.cl, err = kgo.NewClient(kgo.SeedBrokers(o.brokers...), kgo.MetadataMinAge(100*time.Millisecond),
 		kgo.MaxBufferedRecords(4*o.rate), kgo.ProducerLinger(5*time.Millisecond))
 	if err != nil {
+		return nil, err
+	}
+	a.adm = kadm.NewClient(a.cl)
+	return a, nil
+}
+
+// close ends what is left of a run, and removes its traces if it went well.
+func (a *attempt) close(well bool) {
+	for _, m := range a.members {
+		_ = m.end(syscall.SIGKILL) // most have ended
+	}
+	if well {
+		a.tidyUp()
+	}
+	a.cl.Close()
+}
+
+func (a *attempt) makeTopics(ctx context.Context, configs map[string]*string) error {
+	resp, err := a.adm.CreateTopics(ctx, partitions, -1, configs, a.in, a.out)
+	return errors.Join(err, resp.Error())
+}
+
+// run does one run.
+func (o options) run(ctx context.Context, b *kafkatest.Cluster, seed uint64) (r result, err error) {
+	a, err := o.newAttempt(b, seed)
+	if err != nil {
+		return result{seed: seed}, err
+	}
+	defer func() { a.close(err == nil) }()
+	if err := a.makeTopics(ctx, nil); err != nil {
 		return a.result, err
 	}
-	defer cl.Close()
-	a.adm = kadm.NewClient(cl)
-	if resp, err := a.adm.CreateTopics(ctx, partitions, -1, nil, a.in, a.out); err != nil || resp.Error() != nil {
-		return a.result, errors.Join(err, resp.Error())
-	}
-	if err := os.MkdirAll(a.dir, 0o700); err != nil {
-		return a.result, err
-	}
-	defer func() {
-		for _, m := range a.members {
-			_ = m.end(syscall.SIGKILL) // most have ended
-		}
-		if err == nil {
-			a.tidyUp()
-		}
-	}()
 	if err := a.startMembers(ctx); err != nil {
 		return a.result, err
 	}
-	stop := flow(cl, a.in, o.rate, o.keys, rand.New(rand.NewPCG(seed, 1)))
+	stop := flow(a.cl, a.in, o.rate, o.keys, rand.New(rand.NewPCG(seed, 1)))
 	err = a.abuse(ctx)
 	if err == nil {
 		err = a.catchUp(ctx)
@@ -111,7 +130,13 @@ func (a *attempt) startMembers(ctx context.Context) error {
 		if a.o.session > 0 {
 			args = append(args, fmt.Sprintf("session=%d", a.o.session.Milliseconds()))
 		}
-		m.start = func() *exec.Cmd { return exec.Command(a.o.bench, args...) }
+		m.start = func() *exec.Cmd {
+			if a.o.old != "" && a.one(2) {
+				// It knows only the arguments that it has.
+				return exec.Command(a.o.old, args...)
+			}
+			return exec.Command(a.o.bench, append(args, "vitals=5000")...)
+		}
 		a.members = append(a.members, m)
 		if err := m.up(); err != nil {
 			return err
@@ -242,8 +267,8 @@ func (a *attempt) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// finish lets the members process what is left, stops them, and looks at what they made.
-func (a *attempt) finish(ctx context.Context) error {
+// settle lets the members process what is left, and stops them.
+func (a *attempt) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
 	defer cancel()
 	ends, err := listEnds(ctx, a.adm, a.in)
@@ -261,6 +286,16 @@ func (a *attempt) finish(ctx context.Context) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// finish lets the members end, and looks at what they made.
+func (a *attempt) finish(ctx context.Context) (err error) {
+	if err := a.settle(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, catchUpLimit)
+	defer cancel()
 	if a.result.records, err = verify(ctx, a.o.brokers, a.adm, a.in, a.out); err != nil {
 		return err
 	}
