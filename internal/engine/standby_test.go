@@ -88,6 +88,7 @@ func newMembers(t *testing.T, c *cluster, app string, partitions int32, change .
 	for i := range m.rigs {
 		m.rigs[i] = newRig(t, c, countProgram(app))
 		m.rigs[i].settings.StateDir = t.TempDir() + "/" + app
+		m.rigs[i].settings.Standbys = 1 // so that no late rebalance ends what follow began
 		for _, f := range change {
 			f(&m.rigs[i].settings)
 		}
