@@ -95,7 +95,7 @@ func Serve(ctx context.Context, h http.Handler, o ServeOptions) error {
 	if err := srv.Shutdown(stop); err != nil {
 		_ = srv.Close() // what still runs has had its time
 	}
-	<-ended
+	<-ended //nolint:errcheck // it says that the server was shut down
 	return nil
 }
 

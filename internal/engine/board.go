@@ -144,6 +144,21 @@ func (b *board) hide(v *taskView) {
 	}
 }
 
+// ordered notes which of the copies are kept because their tasks are about to move here.
+func (b *board) ordered(warmup map[task.ID]bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for v := range b.tasks {
+		switch {
+		case Role(v.role.Load()) == RoleActive:
+		case warmup[v.id]:
+			v.role.Store(int32(RoleWarmup))
+		default:
+			v.role.Store(int32(RoleStandby))
+		}
+	}
+}
+
 // follow puts a global table on the board.
 func (b *board) follow(g Global) *globalView {
 	v := &globalView{store: g.Store, topic: g.Topic}
@@ -171,8 +186,6 @@ type taskView struct {
 	stores []*storeView                   // those that are read back from a topic, in the order of Sub.Stores
 	tell   func(id task.ID, state string) // of a standby; nil: nobody listens
 }
-
-func (v *taskView) setRole(r Role) { v.role.Store(int32(r)) }
 
 // setState changes the state. It calls who listens to standbys, and so is called with no lock of the board held.
 func (v *taskView) setState(s TaskState) {

@@ -157,6 +157,7 @@ func (s *session) ordered(copies []copyOrder) {
 		s.log.Info("copies to keep", zap.Stringers("tasks", ids))
 	}
 	s.standbys.set(ids)
+	s.e.board.ordered(g.copies)
 	for id := range g.near {
 		if warmup, kept := g.copies[id]; !kept {
 			delete(g.near, id)

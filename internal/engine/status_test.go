@@ -308,3 +308,35 @@ func TestStatusTellsTheError(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+func TestRolesOfCopies(t *testing.T) {
+	var b board
+	var told []string
+	b.events = &Events{Standby: func(id task.ID, state string) { told = append(told, id.String()+" "+state) }}
+	sub := &Sub{Name: "a", Sources: []Source{{Topic: "a"}}, Stores: []Store{{Name: "s", Changelog: "c"}}}
+	active := b.show(task.ID{Sub: "a"}, RoleActive, sub)
+	copied := b.show(task.ID{Sub: "a", Partition: 1}, RoleStandby, sub)
+	role := func(v *taskView) Role { return v.status(time.Now()).Role }
+	b.ordered(map[task.ID]bool{active.id: true, copied.id: true})
+	if role(active) != RoleActive || role(copied) != RoleWarmup {
+		t.Errorf("roles %v %v", role(active), role(copied))
+	}
+	b.ordered(map[task.ID]bool{copied.id: false})
+	if role(copied) != RoleStandby {
+		t.Errorf("role %v", role(copied))
+	}
+	copied.setState(TaskRestoring)
+	copied.setState(TaskRestoring)
+	copied.setState(TaskRunning)
+	copied.setFailure(errors.New("no disk"))
+	if s := copied.status(time.Now()); s.Failure != "no disk" || s.State != TaskRunning {
+		t.Errorf("status %+v", s)
+	}
+	active.setState(TaskRunning)
+	b.hide(copied)
+	b.hide(copied)
+	b.hide(active)
+	if want := []string{"a/1 waiting", "a/1 restoring", "a/1 running", "a/1 ended"}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
+	}
+}
