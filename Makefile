@@ -106,3 +106,14 @@ conformance-random: ## random cases against the real Kafka Streams: ORACLE_JAR=â
 	@test -n "$(ORACLE_JAR)" || { echo "set ORACLE_JAR to a jar that answers: java -jar JAR record IN OUT"; exit 1; }
 	dir=$$(mktemp -d) && $(GO) run ./internal/conformance/generate -out $$dir -n $(N) -seed $(SEED) && \
 	java -jar $(ORACLE_JAR) record $$dir $$dir && CONFORMANCE_DIR=$$dir $(GO) test -run '^TestConformance$$' -v ./internal/conformance | tail -n 40
+
+RUNS ?= 10000
+NET_RUNS ?= 300
+TRACE ?= 80
+.PHONY: sim
+sim: ## model simulation of the protocol: SEED=1 RUNS=10000; a failure names its seed: SEED=n RUNS=1 TRACE=all
+	SIM_SEED=$(SEED) SIM_RUNS=$(RUNS) SIM_TRACE=$(TRACE) $(GO) test -count=1 -timeout 60m -v -run '^TestModel$$' ./internal/sim
+
+.PHONY: sim-net
+sim-net: ## the real engine, client, broker and database in virtual time: SEED=1 NET_RUNS=300
+	SIM_SEED=$(SEED) SIM_NET_RUNS=$(NET_RUNS) $(GO) test -count=1 -timeout 60m -v -run '^TestNet$$' ./internal/sim

@@ -82,7 +82,7 @@ func (b *broker) initProducer(txID string, limit int64) (id int64, epoch int16, 
 	}
 	p.limit = limit
 	if p.txn != nil && !p.txn.ended() {
-		if b.defect == ZombieNotFenced {
+		if b.defect == ZombieNotFenced && txID != userID {
 			return p.id, p.epoch, nil
 		}
 		if p.txn.decision == undecided {

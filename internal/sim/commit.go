@@ -241,6 +241,7 @@ func (c *session) applyFirst() {
 // undo plans the abort of the transaction, and takes all tasks back to what is committed.
 func (c *session) undo(cause error) {
 	c.s.say("%s: abort: %v", c.p.name, cause)
+	c.s.aborts++
 	if c.aborts++; c.aborts > 3 {
 		c.rebuild(fmt.Errorf("aborts in a row: %w", cause))
 		return

@@ -209,6 +209,9 @@ func (c *session) initProducer() error {
 func (c *session) run() {
 	if len(c.plan) > 0 {
 		st := c.plan[0]
+		if c.s.hold(c, st.name) {
+			return
+		}
 		c.s.say("%s: %s", c.p.name, st.name)
 		c.plan = c.plan[1:]
 		err := st.f()

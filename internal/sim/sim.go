@@ -31,8 +31,10 @@ type Result struct {
 	Workload string
 	// Findings says what was wrong, a bounded number of lines; nil: nothing.
 	Findings []string
-	// Steps, Inputs, Crashes, Rebuilds, Aborts and Wipes count what happened.
-	Steps, Inputs, Crashes, Rebuilds, Aborts, Wipes int
+	// Steps and Inputs count the steps and the records of the input, Crashes the processes killed, Holds those that were
+	// stopped in a commit for a while, Rebuilds the sessions that began anew, Aborts the transactions undone in place, and
+	// Wipes the stores dropped because they could not be built on.
+	Steps, Inputs, Crashes, Holds, Rebuilds, Aborts, Wipes int
 	// Trace holds the last lines of what happened, if it was asked for.
 	Trace []string
 }
@@ -66,7 +68,7 @@ type sim struct {
 	txnTimeout        int64
 	rates             rates
 
-	crashes, rebuilds, aborts, wipes int
+	crashes, holds, rebuilds, aborts, wipes int
 
 	keep  int
 	trace []string
@@ -77,6 +79,7 @@ type rates struct {
 	lost, refused                                  int // of requests
 	crash, pause, stop, expel, rejoin, stall, sour int // of steps
 	wipe                                           int // of crashes
+	hold                                           int // of steps of a session at the end of a commit
 }
 
 // mishap is what happens to a request.
@@ -91,7 +94,8 @@ const (
 
 const (
 	million      = 1_000_000
-	maxFaultTime = 6_000  // steps until everything heals
+	minFaultTime = 3_000  // steps, at least, in which things go wrong
+	maxFaultTime = 10_000 // steps until everything heals
 	maxHealTime  = 60_000 // steps that healing may take
 	sessionTime  = 6_000
 	joinTime     = 8_000
@@ -103,7 +107,7 @@ func Run(seed uint64, o Options) Result {
 	s.run()
 	return Result{
 		Seed: seed, Workload: s.w.name, Findings: s.findings, Steps: s.steps, Inputs: s.user.n, Crashes: s.crashes,
-		Rebuilds: s.rebuilds, Aborts: s.aborts, Wipes: s.wipes, Trace: s.trace,
+		Holds: s.holds, Rebuilds: s.rebuilds, Aborts: s.aborts, Wipes: s.wipes, Trace: s.trace,
 	}
 }
 
@@ -140,7 +144,7 @@ func newSim(seed uint64, o Options) *sim {
 		p.startAt = epoch + s.r.Int64N(500)
 		s.procs = append(s.procs, p)
 	}
-	s.user = user{s: s, left: 30 + s.r.IntN(100)}
+	s.user = user{s: s, left: 30 + s.r.IntN(150)}
 	s.say("seed %d: %s, %d partitions, %d members, static %v, standbys %d", seed, s.w.name, s.partitions,
 		len(s.procs), static, s.standbys)
 	return s
@@ -153,6 +157,7 @@ func (s *sim) chooseRates() {
 		lost: pick(0, 1000, 8000), refused: pick(0, 1000, 10_000),
 		crash: pick(0, 500, 3000), pause: pick(0, 500, 2000), stop: pick(0, 300, 1000), expel: pick(0, 300, 1500),
 		rejoin: pick(0, 500, 3000), stall: pick(0, 500, 2000), sour: pick(0, 300, 1500), wipe: pick(0, 100_000, 400_000),
+		hold: pick(0, 5_000, 50_000),
 	}
 }
 
@@ -215,7 +220,7 @@ func (s *sim) partitionOf(topic string, key []byte) int32 {
 
 // run goes through the faulty part, the healing, the clean end, and the verdict.
 func (s *sim) run() {
-	for len(s.findings) == 0 && (s.user.left > 0 || s.steps < 1500) && s.steps < maxFaultTime {
+	for len(s.findings) == 0 && (s.user.left > 0 || s.steps < minFaultTime) && s.steps < maxFaultTime {
 		s.step()
 	}
 	s.heal()
@@ -360,6 +365,25 @@ func (s *sim) fault() bool {
 		s.broken()
 	default:
 		return false
+	}
+	return true
+}
+
+// hold maybe stops a process just before a step, as a machine does that is out of memory, while the group goes on without
+// it. Between the last request of a transaction and its end this is the longest that a transaction can be in doubt.
+func (s *sim) hold(c *session, at string) bool {
+	rate := s.rates.hold
+	if at != "before-end" && at != "txn-offset-commit" {
+		rate /= 10
+	}
+	if !s.chance(rate) {
+		return false
+	}
+	s.say("%s: held at %s", c.p.name, at)
+	c.p.paused = true
+	s.holds++
+	if m := s.b.group.member(c.group.memberID); m != nil && s.r.IntN(2) == 0 {
+		s.b.group.remove(m, "is expelled")
 	}
 	return true
 }
