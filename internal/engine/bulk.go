@@ -110,8 +110,9 @@ func (b *bulk) sorted() []state.Row {
 	// Keys of a store often begin with the same bytes; those behind tell more of them apart.
 	common := b.rows[0].Key
 	for i := range b.rows {
-		n := 0
-		for key := b.rows[i].Key; n < min(len(common), len(key)) && common[n] == key[n]; n++ {
+		n, key := 0, b.rows[i].Key
+		for n < min(len(common), len(key)) && common[n] == key[n] {
+			n++
 		}
 		common = common[:n]
 	}

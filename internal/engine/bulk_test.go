@@ -19,7 +19,7 @@ func TestBulk(t *testing.T) {
 		prefix := bytes.Repeat([]byte{'p'}, rng.IntN(12))
 		n, span := rng.IntN(5000), 1+rng.IntN(3000)
 		for range n {
-			key := append(bytes.Clone(prefix), fmt.Sprint(rng.IntN(span))[:1+rng.IntN(1)]...)
+			key := append(bytes.Clone(prefix), fmt.Sprint(rng.IntN(span))[:1]...)
 			switch rng.IntN(3) {
 			case 0:
 				key = append(key, byte(rng.IntN(4)), 0, byte(rng.IntN(256)))

@@ -122,7 +122,7 @@ func (s *session) replayFetched(
 			records = upTo(records, st.barrier)
 		}
 		var err error
-		if rows, err = s.gather(t, st, st.bulk, records, rows[:0]); err != nil {
+		if rows, err = s.gather(st, st.bulk, records, rows[:0]); err != nil {
 			return rows, err
 		}
 		if st.bulk.size() >= restoreBytes || time.Since(st.since) >= restoreAge {
@@ -155,7 +155,7 @@ func (s *session) replayError(t *taskRun, st *storeRun, err error) error {
 // gather takes a run of changelog records into b. The store's position is behind them then; settle makes that durable.
 // It returns rows, which is scratch memory.
 func (s *session) gather(
-	t *taskRun, st *storeRun, b *bulk, records []*kgo.Record, rows []state.Row,
+	st *storeRun, b *bulk, records []*kgo.Record, rows []state.Row,
 ) ([]state.Row, error) {
 	last := records[len(records)-1]
 	followed := st.spec.Source != ""

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -285,7 +284,7 @@ func (c *standby) closeBackend() {
 	if c.t.backend == nil {
 		return
 	}
-	if err := c.t.backend.Close(); err != nil && !errors.Is(err, context.Canceled) {
+	if err := c.t.backend.Close(); err != nil {
 		c.t.log.Warn("standby closed with an error", zap.Error(err))
 	}
 	c.t.backend, c.t.stores = nil, nil

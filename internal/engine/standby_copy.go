@@ -324,7 +324,7 @@ func (c *standby) apply(tl *tail, records []*kgo.Record) error {
 	for _, st := range tl.stores {
 		var err error
 		b.reset() // of what an error has left
-		if b.scratch, err = s.gather(c.t, st, b, records, b.scratch[:0]); err != nil {
+		if b.scratch, err = s.gather(st, b, records, b.scratch[:0]); err != nil {
 			return err
 		}
 		if err := s.settle(c.t, st, b); err != nil {
