@@ -99,6 +99,9 @@ func (k *compat) fetchOffsets(ctx context.Context) error {
 		return nil
 	}
 	committed, err := k.s.adm.FetchOffsets(ctx, k.s.e.p.App)
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		committed, err = kadm.OffsetResponses{}, nil
+	}
 	if err != nil {
 		if denied := authError(err, "", "read the offsets of group "+k.s.e.p.App); denied != nil {
 			return denied
