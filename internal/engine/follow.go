@@ -53,6 +53,9 @@ func (s *session) checkFollowed(ctx context.Context, l *layout) error {
 		return nil
 	}
 	resources, err := s.adm.DescribeTopicConfigs(ctx, topics...)
+	if denied := authError(err, topics[0], "describe the topic's configuration"); denied != nil {
+		return denied
+	}
 	if err != nil {
 		return fmt.Errorf("engine: ask for topic configurations: %w", err)
 	}

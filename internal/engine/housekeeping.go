@@ -73,6 +73,10 @@ func (s *session) purge(offsets kadm.Offsets) {
 	if err == nil {
 		err = resp.Error()
 	}
+	if denied := authError(err, offsets.TopicsSet().Topics()[0], "delete records of the topic"); denied != nil {
+		s.fail(denied) // it would grow for ever
+		return
+	}
 	if err != nil && s.ctx.Err() == nil {
 		s.log.Warn("cannot purge repartition topics; they grow meanwhile", zap.Error(err))
 	}

@@ -387,6 +387,9 @@ func (s *session) createTopic(ctx context.Context, l *layout, t internalTopic) e
 // checkConfigs refuses internal topics whose cleanup policy would lose what they are there to keep.
 func (s *session) checkConfigs(ctx context.Context, l *layout, topics []internalTopic, names []string) error {
 	resources, err := s.adm.DescribeTopicConfigs(ctx, names...)
+	if denied := authError(err, names[0], "describe the topic's configuration"); denied != nil {
+		return denied
+	}
 	if err != nil {
 		return fmt.Errorf("engine: ask for topic configurations: %w", err)
 	}
