@@ -71,7 +71,8 @@ type Config struct {
 	// TransactionTimeout is after how long the broker aborts a transaction of a process that died. Default: 10 s.
 	TransactionTimeout time.Duration
 	// LeaveOnStop gives up the member's place on a clean stop, so that others take over at once. Otherwise the place
-	// is kept for the session timeout: a stop is expected to be a restart.
+	// is kept for the session timeout: a stop is expected to be a restart. A context that ends with ErrLeave as its
+	// cause, or by an interrupt (SIGINT) through signal.NotifyContext, gives the place up too.
 	LeaveOnStop bool
 
 	// QueueRecords and QueueBytes bound what waits for processing per input partition. Default: 20 000 and 16 MiB.

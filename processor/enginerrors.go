@@ -25,6 +25,9 @@ var (
 	ErrDataLoss = engine.ErrDataLoss
 	// ErrFenced: another process runs with the same identity.
 	ErrFenced = engine.ErrFenced
+	// ErrLeave, as the cause with which Run's context is cancelled (context.WithCancelCause), makes the process leave the
+	// group: it is not expected back, and others take over at once. Run does not return it.
+	ErrLeave = engine.ErrLeave
 	// ErrStateLoss: a changelog vanished that local state says existed.
 	ErrStateLoss = engine.ErrStateLoss
 	// ErrNoCommittedOffset: there is no committed offset where one is needed.
