@@ -18,6 +18,7 @@ type gen struct {
 	allowed func(at int64) bool
 	values  map[string]int
 	keys    []string
+	loose   bool // do not look for what Kafka Streams breaks
 }
 
 // chance is true so many times in a hundred.

@@ -19,9 +19,10 @@ func main() {
 	count := flag.Int("n", 300, "how many cases")
 	seed := flag.Uint64("seed", 1, "where the random numbers start")
 	ops := flag.String("ops", "", "only these operations, separated by commas")
+	loose := flag.Bool("loose", false, "also cases in which Kafka Streams breaks its rules")
 	out := flag.String("out", "", "the directory to write to, made if need be")
 	flag.Parse()
-	if err := generate(*out, *ops, *count, *seed); err != nil {
+	if err := generate(*out, *ops, *count, *seed, *loose); err != nil {
 		fmt.Fprintln(os.Stderr, "generate:", err)
 		os.Exit(1)
 	}
@@ -39,7 +40,7 @@ type testCase struct {
 	Inputs  []object `json:"inputs"`
 }
 
-func generate(dir, ops string, count int, seed uint64) error {
+func generate(dir, ops string, count int, seed uint64, loose bool) error {
 	if dir == "" {
 		return fmt.Errorf("name the directory to write to: -out DIR")
 	}
@@ -67,7 +68,7 @@ func generate(dir, ops string, count int, seed uint64) error {
 	}
 	for i := range count {
 		// Each case has its own numbers, so that a case of a seed stays the same when others are added behind it.
-		g := &gen{Rand: rand.New(rand.NewPCG(seed, uint64(i)))}
+		g := &gen{Rand: rand.New(rand.NewPCG(seed, uint64(i))), loose: loose}
 		n := g.IntN(total)
 		o := chosen[0]
 		for _, o = range chosen {
