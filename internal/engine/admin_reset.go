@@ -416,6 +416,8 @@ type resetting struct {
 	o     ResetOptions
 	local *localState // nil: none
 	rec   *resetMark
+
+	changed bool // topics may be gone
 }
 
 func (r *resetting) refuseMembers(ctx context.Context) error {
@@ -489,14 +491,14 @@ func (r *resetting) record(ctx context.Context) error {
 func (r *resetting) members(ctx context.Context) error {
 	deadline := r.a.now().Add(memberPatience)
 	for {
-		ctx, cancel := r.a.within(ctx)
-		g, err := r.a.group(ctx, r.p.App)
+		once, cancel := r.a.within(ctx)
+		g, err := r.a.group(once, r.p.App)
 		members := parseMembers(g)
 		if err == nil && len(members) > 0 {
 			if !r.o.Force || r.a.now().After(deadline) {
 				err = membersError(r.p.App, members)
 			} else {
-				err = r.remove(ctx, members)
+				err = r.remove(once, members)
 			}
 		}
 		cancel()
@@ -525,8 +527,8 @@ func (r *resetting) members(ctx context.Context) error {
 
 // withdraw takes the record back that a reset was begun, while nothing else was changed.
 func (r *resetting) withdraw() error {
-	if r.p.Unfinished {
-		return nil // what an earlier one has changed stays to be finished
+	if r.p.Unfinished || r.changed {
+		return nil // what was changed stays to be finished
 	}
 	var b []byte
 	if r.p.mark != nil {
@@ -544,6 +546,7 @@ func (r *resetting) withdraw() error {
 func (r *resetting) topics(ctx context.Context) error {
 	ctx, cancel := r.a.within(ctx)
 	defer cancel()
+	r.changed = true
 	for _, t := range r.p.Delete {
 		r.o.Progress(StepTopics, "delete topic "+t)
 		resp, err := r.a.adm.DeleteTopics(ctx, t)
@@ -630,16 +633,31 @@ func (r *resetting) offsets(ctx context.Context) error {
 		set.Add(kadm.Offset{Topic: o.Topic, Partition: o.Partition, At: o.To, LeaderEpoch: -1})
 	}
 	r.o.Progress(StepOffsets, fmt.Sprintf("set %d offsets", len(r.p.Offsets)))
-	if err := r.a.adm.CommitAllOffsets(ctx, r.p.App, set); err != nil {
-		if errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.RebalanceInProgress) || errors.Is(err, kerr.IllegalGeneration) {
+	for deadline := r.a.now().Add(memberPatience); ; {
+		err := r.a.adm.CommitAllOffsets(ctx, r.p.App, set)
+		if err == nil {
+			return nil
+		}
+		if !memberJoined(err) {
+			return fmt.Errorf("engine: set the offsets: %w", err)
+		}
+		// A member that noticed only now that it was removed has joined again. It ends as soon as it sees the record.
+		if !r.o.Force || r.a.now().After(deadline) {
 			return &Error{
 				Kind: ErrMembersRun, Partition: -1, Err: err, Detail: "a member joined the group meanwhile",
-				Hint: "it was not let in by the record of the reset and ends soon: run the reset again",
+				Hint: "it ends soon, because of the record of the reset: run the reset again",
 			}
 		}
-		return fmt.Errorf("engine: set the offsets: %w", err)
+		if err := r.members(ctx); err != nil {
+			return err
+		}
 	}
-	return nil
+}
+
+// memberJoined tells whether offsets were refused because the group has members.
+func memberJoined(err error) bool {
+	return errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.RebalanceInProgress) ||
+		errors.Is(err, kerr.IllegalGeneration)
 }
 
 // done lets members start again. The shape of the topology is forgotten only then: it goes with topics that are gone.

@@ -99,6 +99,7 @@ func (s *session) fetchError(topic string, partition int32, err error) error {
 		}
 	case errors.As(err, &group):
 		s.log.Warn("group session ended, joining again", zap.Error(err))
+		s.lookForReset()
 		return nil
 	case errors.Is(err, kerr.OffsetOutOfRange):
 		return s.leftRange(topic, partition, err)

@@ -49,3 +49,26 @@ func (s *session) notFenced(err error) error {
 	}
 	return err
 }
+
+// lookForReset finds out whether a reset of the application has removed this member from the group, in which case it must
+// not go on: nothing else tells a member that had no work under way. A reset puts down that it begins before it removes
+// anybody.
+func (s *session) lookForReset() {
+	if !s.group.looking.CompareAndSwap(false, true) {
+		return
+	}
+	s.async.Add(1)
+	go func() {
+		defer s.async.Done()
+		defer s.group.looking.Store(false)
+		ctx, cancel := context.WithTimeout(s.ctx, adminTimeout)
+		defer cancel()
+		c, err := s.readControl(ctx)
+		if err != nil {
+			return // brokers away: the client says so
+		}
+		if _, err := c.checkReset(s.e.p.App); err != nil {
+			s.fail(err)
+		}
+	}()
+}

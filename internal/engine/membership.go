@@ -40,6 +40,7 @@ type membership struct {
 	forced   time.Time          // when the last one was asked for
 	forceGap time.Duration      // to keep between two
 	settleAt time.Time          // when to ask for one that our former self left to be asked for; zero: never
+	looking  atomic.Bool        // shared: a look for a reset is under way
 	moved    bool               // a task came here since the last one was asked for
 }
 
