@@ -44,6 +44,8 @@ var (
 	ErrRecordTooLarge = engine.ErrRecordTooLarge
 	// ErrForeignChangelog: a changelog holds records that this library did not write.
 	ErrForeignChangelog = engine.ErrForeignChangelog
+	// ErrResetUnfinished: a reset of the application was begun and not finished; run it again.
+	ErrResetUnfinished = engine.ErrResetUnfinished
 	// ErrUncommitted: a stop was asked for and the last commit failed; nothing is lost, the work will be done again.
 	ErrUncommitted = engine.ErrUncommitted
 )

@@ -621,6 +621,9 @@ func (r *resetting) offsets(ctx context.Context) error {
 				}
 			})
 		}
+		if memberJoined(err) {
+			return lateMember(err)
+		}
 		if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
 			return fmt.Errorf("engine: forget the offsets of internal topics: %w", err)
 		}
@@ -643,10 +646,7 @@ func (r *resetting) offsets(ctx context.Context) error {
 		}
 		// A member that noticed only now that it was removed has joined again. It ends as soon as it sees the record.
 		if !r.o.Force || r.a.now().After(deadline) {
-			return &Error{
-				Kind: ErrMembersRun, Partition: -1, Err: err, Detail: "a member joined the group meanwhile",
-				Hint: "it ends soon, because of the record of the reset: run the reset again",
-			}
+			return lateMember(err)
 		}
 		if err := r.members(ctx); err != nil {
 			return err
@@ -654,10 +654,17 @@ func (r *resetting) offsets(ctx context.Context) error {
 	}
 }
 
+func lateMember(err error) error {
+	return &Error{
+		Kind: ErrMembersRun, Partition: -1, Err: err, Detail: "a member joined the group meanwhile",
+		Hint: "it ends soon, because of the record of the reset: run the reset again",
+	}
+}
+
 // memberJoined tells whether offsets were refused because the group has members.
 func memberJoined(err error) bool {
 	return errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.RebalanceInProgress) ||
-		errors.Is(err, kerr.IllegalGeneration)
+		errors.Is(err, kerr.IllegalGeneration) || errors.Is(err, kerr.GroupSubscribedToTopic)
 }
 
 // done lets members start again. The shape of the topology is forgotten only then: it goes with topics that are gone.

@@ -169,10 +169,10 @@ func (s *session) source(topic string) *Source {
 
 // assigned takes partitions over. A task starts when it owns all of its inputs and knows where to start in them.
 func (s *session) assigned(partitions map[string][]int32, member string) error {
-	if s.memberID != "" && member != s.memberID && len(s.tasks) > 0 {
+	if s.memberID != "" && member != s.memberID {
 		// We were expelled and let in again under another name: between the two, another member may have processed
-		// what our tasks hold.
-		return rebuild("the group gave this member another id while it had tasks")
+		// what our tasks hold, or the application may have been reset, which the start of a session looks at.
+		return rebuild("the group let this member in anew, with another id")
 	}
 	s.memberID = member
 	s.log.Info("assigned", zap.Any("partitions", partitions), zap.String("member", member))
