@@ -92,8 +92,28 @@ kafka-stop: ## stop the Kafka of make kafka; its data stays in .kafka/run
 	@internal/kafkatest/kafka stop
 
 .PHONY: test-kafka
-test-kafka: ## run all tests, those for a real Kafka included; fails if TAILRACE_KAFKA does not answer
-	$(GO) test -count=1 -timeout 40m -tags kafka $(PKG)
+test-kafka: ## run all tests, those for a real Kafka included; fails if TAILRACE_KAFKA does not answer. Then make soak
+	$(GO) test -count=1 -timeout 60m -tags kafka $(PKG)
+	$(if $(filter 0,$(DURATION)),,@$(MAKE) soak)
+
+# What the long tests of failures do: RUNS of KILLS each, from seed SEED on.
+RUNS ?= 15
+KILLS ?= 20
+DURATION ?= 30m
+.PHONY: kills
+kills: ## kill members and the broker, RUNS times KILLS (15 x 20), on a real Kafka of its own (needs Java and Maven)
+	dir=$$(mktemp -d) && $(GO) run ./internal/faults/killer -runs $(RUNS) -kills $(KILLS) -seed $(SEED) -dir $$dir -kafka $$dir/kafka && rm -rf $$dir
+
+.PHONY: upgrade
+upgrade: ## the same with members that go from the version FROM (a commit) to this one and back
+	@test -n "$(FROM)" || { echo "set FROM to a commit, for example FROM=HEAD~10"; exit 1; }
+	dir=$$(mktemp -d) && mkdir $$dir/src && git archive $(FROM) | tar -x -C $$dir/src && \
+	(cd $$dir/src && $(GO) build -o $$dir/old ./bench) && \
+	$(GO) run ./internal/faults/killer -runs $(RUNS) -kills $(KILLS) -seed $(SEED) -dir $$dir -kafka $$dir/kafka -old $$dir/old && rm -rf $$dir
+
+.PHONY: soak
+soak: ## one long run of DURATION (30m; 24h before a release), in which nothing may grow, on a real Kafka of its own
+	dir=$$(mktemp -d) && $(GO) run ./internal/faults/killer -soak $(DURATION) -seed $(SEED) -dir $$dir -kafka $$dir/kafka && rm -rf $$dir
 
 .PHONY: ci
 ci: ## what the CI runs

@@ -54,6 +54,8 @@ type Engine struct {
 	root    *os.Root     // of StateDir; nil when InMemory
 
 	weakTxnLogged bool
+	// openCredentials tells that they were warned of.
+	openCredentials bool
 	outOfRange    atomic.Int64 // positions moved by OnOutOfRange
 	lostOffsets   atomic.Int64 // offsets that were left out by that
 	accepted      *shape       // the recorded shape that this process was let in by; nil before

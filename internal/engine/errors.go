@@ -126,10 +126,11 @@ func authError(err error, topic, operation string) error {
 		kerr.TransactionalIDAuthorizationFailed, kerr.SaslAuthenticationFailed,
 	} {
 		if errors.Is(err, denied) {
-			return &Error{
-				Kind: ErrNotAuthorized, Topic: topic, Partition: -1, Detail: operation, Err: err,
-				Hint: "grant the principal of this application that operation",
+			hint := "grant the principal of this application that operation"
+			if denied == kerr.SaslAuthenticationFailed {
+				hint = "check the user and the password, and that the broker knows the mechanism"
 			}
+			return &Error{Kind: ErrNotAuthorized, Topic: topic, Partition: -1, Detail: operation, Err: err, Hint: hint}
 		}
 	}
 	return nil

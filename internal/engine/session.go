@@ -142,6 +142,7 @@ func (s *session) open(ctx context.Context) error {
 	if s.plain, err = kgo.NewClient(s.e.plainOpts()...); err != nil {
 		return fmt.Errorf("engine: make the client: %w", err)
 	}
+	s.e.warnOfOpenCredentials(s.plain)
 	s.adm = kadm.NewClient(s.plain)
 	if s.layout, err = s.prepareTopics(ctx); err != nil {
 		return ignoreEnd(ctx, err)

@@ -110,7 +110,11 @@ func (o options) run(ctx context.Context, b *kafkatest.Cluster, seed uint64) (r 
 		return a.result, err
 	}
 	stop := flow(a.cl, a.in, o.rate, o.keys, rand.New(rand.NewPCG(seed, 1)))
-	err = a.abuse(ctx)
+	a.last = time.Now()
+	err = a.catchUp(ctx) // at first all goes well
+	if err == nil {
+		err = a.abuse(ctx)
+	}
 	if err == nil {
 		err = a.catchUp(ctx)
 	}
