@@ -40,15 +40,15 @@ type netRun struct {
 	// purge lets the engine purge the topics between sub-topologies. Leaders do not move then: where nothing is left of a
 	// partition, the broker in the process does not know how far an earlier leader epoch went, and the client takes that
 	// for loss. (Kafka does know.)
-	purge  bool
-	defect engine.Defect
-	broker     *embedded.Broker
-	network    *kfake.VirtualNetwork
-	cl         *kgo.Client
-	adm        *kadm.Client
-	members    []*netMember
-	rates      netRates
-	calm       atomic.Bool // no faults any more
+	purge   bool
+	defect  engine.Defect
+	broker  *embedded.Broker
+	network *kfake.VirtualNetwork
+	cl      *kgo.Client
+	adm     *kadm.Client
+	members []*netMember
+	rates   netRates
+	calm    atomic.Bool // no faults any more
 
 	mu      sync.Mutex // guards all below
 	r       *rand.Rand
