@@ -85,6 +85,8 @@ type scene struct {
 	cl      *kgo.Client
 	members map[string]*member
 	fed     int
+
+	standbys int
 }
 
 type member struct {
@@ -123,7 +125,7 @@ func (s *scene) app(name string) (*processor.App, error) {
 	}
 	return processor.New("words-app", topology, processor.Config{
 		Brokers: s.brokers, StateDir: s.dir + "/" + name, InstanceID: name, LeaveOnStop: true,
-		CommitInterval: 20 * time.Millisecond, SessionTimeout: 6 * time.Second,
+		CommitInterval: 20 * time.Millisecond, SessionTimeout: 6 * time.Second, Standbys: s.standbys,
 	})
 }
 
@@ -145,21 +147,25 @@ func (s *scene) settled(noLag bool) string {
 	for {
 		var st struct {
 			State   string
-			Members []struct{ Active int }
+			Members []struct{ Active, Standby, Warmup int }
 			Lag     int64
 		}
 		out := execute(s.t.Context(), Tailrace(),
 			[]string{"status", "--app", "words-app", "-o", "json", "--brokers", strings.Join(s.brokers, ",")})
 		err := json.Unmarshal([]byte(out), &st)
-		active := 0
+		active, standby, warmup := 0, 0, 0
 		for _, m := range st.Members {
 			active += m.Active
+			standby += m.Standby
+			warmup += m.Warmup
 		}
 		want := 0
 		if len(s.members) > 0 {
 			want = 4
 		}
-		if err == nil && len(st.Members) == len(s.members) && active == want && (!noLag || st.Lag == 0) {
+		wantStandbys := 2 * min(s.standbys, max(0, len(s.members)-1))
+		if err == nil && len(st.Members) == len(s.members) && active == want &&
+			warmup == 0 && standby == wantStandbys && (!noLag || st.Lag == 0) {
 			return ""
 		}
 		for name, m := range s.members {
@@ -239,6 +245,7 @@ var (
 	// The widths of columns depend on what was replaced, and the offsets of internal topics on how many transactions there were.
 	spaces   = regexp.MustCompile(`(\S) {2,}`)
 	internal = regexp.MustCompile(`(-repartition  )\d+  \d+  `)
+	copyLag  = regexp.MustCompile(`(standby  \w+  )(\d+|-)\n`)
 	inJSON   = regexp.MustCompile(`(-repartition",\s+"partition": \d,\s+"committed": )\d+(,\s+"end": )\d+`)
 )
 
@@ -252,6 +259,7 @@ func (s *scene) plain(text string) string {
 	text = instant.ReplaceAllString(text, `"TIME"`)
 	text = spaces.ReplaceAllString(text, "$1  ")
 	text = internal.ReplaceAllString(text, "${1}N  N  ")
+	text = copyLag.ReplaceAllString(text, "${1}LAG\n")
 	return inJSON.ReplaceAllString(text, "${1}N${2}N")
 }
 
@@ -268,6 +276,9 @@ func TestScenes(t *testing.T) {
 			d.MaybeScanArgs(t, "n", &n)
 			d.MaybeScanArgs(t, "member", &name)
 			switch d.Cmd {
+			case "standbys":
+				s.standbys = n
+				return ""
 			case "start":
 				return s.start(name)
 			case "stop":

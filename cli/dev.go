@@ -164,16 +164,17 @@ func (o *devOutput) print(w io.Writer) error {
 		t.AppendRow(table.Row{"topic", fmt.Sprintf("%s, %s", topic.Name, plural(topic.Partitions, "partition"))})
 	}
 	t.Render()
-	fmt.Fprintf(&b, `
-Connect by
-
-  processor.Config{Brokers: []string{%q}}      an application
-  kgo.NewClient(kgo.SeedBrokers(%q))           a client of your own
-  go run ./examples/inbox -brokers %s          the example
-  export %s=%s             tailrace status, reset, topology
-
-Ctrl-C ends it.
-`, addr, addr, addr, envBrokers, addr)
+	fmt.Fprintf(&b, "\nConnect\n\n")
+	t = table.NewWriter()
+	t.SetOutputMirror(&b)
+	t.SetStyle(plainStyle)
+	t.SuppressTrailingSpaces()
+	t.AppendRow(table.Row{"  an application", fmt.Sprintf("processor.Config{Brokers: []string{%q}}", addr)})
+	t.AppendRow(table.Row{"  a client", fmt.Sprintf("kgo.NewClient(kgo.SeedBrokers(%q))", addr)})
+	t.AppendRow(table.Row{"  an example", "go run ./examples/inbox -brokers " + addr})
+	t.AppendRow(table.Row{"  tailrace", "export " + envBrokers + "=" + addr})
+	t.Render()
+	fmt.Fprintf(&b, "\nCtrl-C ends it.\n")
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -171,7 +171,7 @@ func TestSecureConnection(t *testing.T) {
 		{secure + " --sasl-mechanism scram-sha-256", "admin", password, "exit code 4"},
 		{secure + " --sasl-mechanism plain", "plain", password, "exit code 4"},
 		{secure + " --sasl-mechanism scram-sha-256", "admin", password + "-wrong", "exit code 5"}, // Kafka says why: 6
-		{base + " --tls --sasl-mechanism plain", "plain", password, "exit code 5"}, // the certificate is not trusted
+		{base + " --tls --sasl-mechanism plain", "plain", password, "exit code 5"},                // the certificate is not trusted
 		{base + " --sasl-mechanism plain", "plain", password, "warning: SASL without TLS"},
 		{secure + " --sasl-mechanism oauthbearer", "admin", "", "set " + envToken},
 		{base + " --ca " + secretFile, "admin", "", "no certificate"},
