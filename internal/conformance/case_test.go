@@ -79,13 +79,13 @@ type query struct {
 // store is "default", "named" or {"versioned_ms": n}.
 type store struct {
 	Named     bool
-	Versioned int64
+	Versioned *int64
 }
 
 func (s *store) UnmarshalJSON(b []byte) error {
 	if len(b) > 0 && b[0] == '{' {
 		var v struct {
-			Versioned int64 `json:"versioned_ms"`
+			Versioned *int64 `json:"versioned_ms"`
 		}
 		err := json.Unmarshal(b, &v)
 		s.Versioned = v.Versioned

@@ -23,28 +23,29 @@ func init() {
 	topologies["fk-join"] = foreignKeyJoin
 	topologies["table-group-aggregate"] = tableGroupAggregate
 	topologies["table-source"] = func(b *builder) {
-		s := b.store("store")
-		if b.TableStore.Versioned > 0 {
-			emit(b, b.versioned("input", b.TableStore), "output")
-			return
-		}
-		emit(b, table.From(b.Builder, b.topic("input"), s), "output")
-		readFinal(b, s)
+		emit(b, b.table("input", b.TableStore, "store"), "output")
 	}
 }
 
-// table reads a topic as a table, in the kind of store that the spec asks for.
-func (b *builder) table(topic string, kind store) *table.Table[string, string] {
-	if kind.Versioned > 0 {
-		return b.versioned(topic, kind)
+// table reads a topic as a table, in the kind of store that the spec asks for; called is its name in the case.
+func (b *builder) table(topic string, kind store, called string) *table.Table[string, string] {
+	if kind.Versioned != nil {
+		spec := state.Versioned(b.named(topic+"-store"), serde.String, serde.String, ms(*kind.Versioned))
+		return table.FromVersioned(b.Builder, b.topic(topic), spec)
 	}
-	return table.From(b.Builder, b.topic(topic), b.store(topic+"-store"))
+	s := b.store(topic + "-store")
+	readFinal(b, s, called)
+	return table.From(b.Builder, b.topic(topic), s)
 }
 
-// versioned reads a topic as a table that keeps history.
-func (b *builder) versioned(topic string, kind store) *table.Table[string, string] {
-	spec := state.Versioned(b.named(topic+"-store"), serde.String, serde.String, ms(kind.Versioned))
-	return table.FromVersioned(b.Builder, b.topic(topic), spec)
+// stored keeps a table in a store if a case asks for that.
+func (b *builder) stored(t *table.Table[string, string], called string) *table.Table[string, string] {
+	if b.Final != called && !(called == "filtered" && b.Materialized) {
+		return t
+	}
+	s := b.store(called)
+	readFinal(b, s, called)
+	return table.Store(t, s)
 }
 
 // versionedStore puts, deletes and asks without a topology of records: the store's own rules.
@@ -119,7 +120,7 @@ func streamTableJoin(b *builder) {
 	if b.TableFromStream {
 		right = stream.ToTable(stream.From(b.Builder, b.topic("right")), b.store("right-store"))
 	} else {
-		right = b.table("right", b.TableStore)
+		right = b.table("right", b.TableStore, "right")
 	}
 	if b.Grace != nil {
 		buffer := state.Buffer(b.named("waiting"), serde.String, serde.String)
@@ -146,9 +147,11 @@ func streamGlobalJoin(b *builder) {
 	left := stream.From(b.Builder, b.topic("stream"))
 	g := table.Global(b.Builder, b.topic("global"), b.store("global-store"))
 	key := func(_, v string) (string, bool) {
-		_, key, found := strings.Cut(v, ",")
-		key, _, _ = strings.Cut(key, ",")
-		return key, found && key != ""
+		parts := strings.Split(strings.TrimRight(v, ","), ",")
+		if len(parts) < 2 {
+			return "", false
+		}
+		return parts[1], true
 	}
 	if b.Kind == "left" {
 		stream.To(stream.LeftJoinGlobal(left, g, key,
@@ -160,8 +163,8 @@ func streamGlobalJoin(b *builder) {
 }
 
 func tableTableJoin(b *builder) {
-	t := b.table("left", b.LeftStore)
-	right := b.table("right", b.RightStore)
+	t := b.table("left", b.LeftStore, "left")
+	right := b.table("right", b.RightStore, "right")
 	for _, kind := range b.Kinds {
 		switch kind {
 		case "inner":
@@ -172,17 +175,17 @@ func tableTableJoin(b *builder) {
 			t = table.OuterJoin(t, right, func(_ string, l, r processor.Opt[string]) string { return b.join(opt(l), opt(r)) })
 		}
 	}
-	emit(b, t, "output")
+	emit(b, b.stored(t, "joined"), "output")
 }
 
 func tableFilter(b *builder) {
-	t := b.table("input", b.TableStore)
+	t := b.table("input", b.TableStore, "source")
 	even := func(_, v string) bool { return (v[len(v)-1]-'0')%2 == 0 }
 	var opts []table.FilterOption
 	if b.TableStore.Named {
 		opts = append(opts, table.Quiet)
 	}
-	evens := table.Filter(t, even, opts...)
+	evens := b.stored(table.Filter(t, even, opts...), "filtered")
 	if b.ThenCount {
 		by := b.repartition("by-all")
 		all := table.GroupBy(evens, by, func(_, v string) (string, string, bool) { return "all", v, true })
@@ -198,8 +201,8 @@ func tableFilter(b *builder) {
 }
 
 func foreignKeyJoin(b *builder) {
-	left := b.table("left", b.LeftStore)
-	right := b.table("right", b.RightStore)
+	left := b.table("left", b.LeftStore, "left")
+	right := b.table("right", b.RightStore, "right")
 	link := table.NewLink(b.named("link"), serde.String, serde.String, serde.String)
 	key := func(_, l string) (string, bool) {
 		_, fk, _ := strings.Cut(l, "|")
@@ -207,17 +210,18 @@ func foreignKeyJoin(b *builder) {
 		return fk, fk != "returnNull"
 	}
 	if b.Kind == "left" {
-		emit(b, table.LeftForeignKeyJoin(left, right, link, key, func(_, l string, r processor.Opt[string]) string {
+		joined := table.LeftForeignKeyJoin(left, right, link, key, func(_, l string, r processor.Opt[string]) string {
 			return b.join(l, opt(r))
-		}), "output")
+		})
+		emit(b, b.stored(joined, "joined"), "output")
 		return
 	}
 	joined := table.ForeignKeyJoin(left, right, link, key, func(_, l, r string) string { return b.join(l, r) })
-	emit(b, joined, "output")
+	emit(b, b.stored(joined, "joined"), "output")
 }
 
 func tableGroupAggregate(b *builder) {
-	t := b.table("input", b.TableStore)
+	t := b.table("input", b.TableStore, "source")
 	by := b.repartition("by-group")
 	g := table.GroupBy(t, by, func(k, v string) (string, string, bool) {
 		switch b.Group {
@@ -238,7 +242,7 @@ func tableGroupAggregate(b *builder) {
 	case "count":
 		s := state.KeyValue(b.named("agg"), serde.String, serde.Int64)
 		emit(b, table.Count(g, s), "output")
-		readFinal(b, s)
+		readFinal(b, s, "agg")
 		return
 	case "tostring":
 		s = s.Initially(func() string { return "0" })
@@ -256,5 +260,5 @@ func tableGroupAggregate(b *builder) {
 	default:
 		b.Fail("conformance", "unknown agg %q", b.Agg)
 	}
-	readFinal(b, s)
+	readFinal(b, s, "agg")
 }

@@ -21,7 +21,7 @@ func init() {
 	topologies["stream-to-table"] = func(b *builder) {
 		s := b.store("store")
 		emit(b, stream.ToTable(stream.From(b.Builder, b.topic("input")), s), "output")
-		readFinal(b, s)
+		readFinal(b, s, "store")
 	}
 	topologies["repartition"] = func(b *builder) {
 		by := b.repartition("by-key")
@@ -54,11 +54,11 @@ func streamAggregate(b *builder) {
 	case "count":
 		s := state.KeyValue(b.named("agg"), serde.String, serde.Int64)
 		emit(b, stream.Count(grouped, s), "output")
-		readFinal(b, s)
+		readFinal(b, s, "agg")
 	case "tostring":
 		s := b.store("agg").Initially(func() string { return "0" })
 		emit(b, stream.Aggregate(grouped, s, add), "output")
-		readFinal(b, s)
+		readFinal(b, s, "agg")
 	case "null-on-DEL":
 		s := b.store("agg")
 		emit(b, stream.Fold(grouped, s, func(a processor.Opt[string], k, v string) processor.Opt[string] {
@@ -67,11 +67,11 @@ func streamAggregate(b *builder) {
 			}
 			return processor.Some(add(a.Or("0"), k, v))
 		}), "output")
-		readFinal(b, s)
+		readFinal(b, s, "agg")
 	case "reduce":
 		s := b.store("agg")
 		emit(b, stream.Reduce(grouped, s, func(a, v string) string { return a + "+" + v }), "output")
-		readFinal(b, s)
+		readFinal(b, s, "agg")
 	default:
 		b.Fail("conformance", "unknown agg %q", b.Agg)
 	}

@@ -147,9 +147,9 @@ func opt(o processor.Opt[string]) string { return o.Or("null") }
 
 func millis(t time.Time) text { return some(strconv.FormatInt(t.UnixMilli(), 10)) }
 
-// readFinal makes spec.final_store readable from a store.
-func readFinal[V any](b *builder, spec *state.KeyValueSpec[string, V]) {
-	if b.Final == "" || b.named(b.Final) != spec.Name() {
+// readFinal makes spec.final_store readable from a store, which the case calls by this name.
+func readFinal[V any](b *builder, spec *state.KeyValueSpec[string, V], name string) {
+	if b.Final == "" || b.Final != name {
 		return
 	}
 	rows := func(s *state.KeyValueStore[string, V]) []row {

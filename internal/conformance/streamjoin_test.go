@@ -24,15 +24,16 @@ func streamStreamJoin(b *builder) {
 	}
 	if b.Repartition {
 		same := func(r processor.Record[string, string]) processor.Record[string, string] { return r }
-		by := func(name string, outer bool) *processor.Repartition[string, string] {
+		// Below a left or outer join records without a key stay, on either side: they move its time.
+		by := func(name string) *processor.Repartition[string, string] {
 			r := b.repartition(name)
-			if outer {
+			if b.Kind != "inner" {
 				r = r.WithNoKeys()
 			}
 			return r
 		}
-		left = stream.Repartition(stream.MapRecord(left, same), by("left-by-key", b.Kind != "inner"))
-		right = stream.Repartition(stream.MapRecord(right, same), by("right-by-key", b.Kind == "outer"))
+		left = stream.Repartition(stream.MapRecord(left, same), by("left-by-key"))
+		right = stream.Repartition(stream.MapRecord(right, same), by("right-by-key"))
 	}
 	w := stream.JoinWindows{}.Before(ms(b.Before)).After(ms(b.After))
 	if b.Grace != nil {

@@ -25,14 +25,18 @@ func (b *builder) timeLimit() time.Duration {
 
 func tableCountSuppress(b *builder) {
 	by := b.repartition("by-value")
-	g := table.GroupBy(b.table("input", store{}), by, func(k, v string) (string, string, bool) { return v, k, true })
+	g := table.GroupBy(b.table("input", store{}, ""), by, func(k, v string) (string, string, bool) { return v, k, true })
 	counts := table.Count(g, state.KeyValue(b.named("count"), serde.String, serde.Int64))
 	var limits table.Limits
+	limit := b.timeLimit()
 	if b.Max != nil {
 		limits.MaxRecords = int64(*b.Max)
+		if *b.Max == 0 { // nothing waits
+			limit = 0
+		}
 	}
 	buffer := state.Buffer(b.named("buffer"), serde.String, serde.Int64)
-	emit(b, table.Suppress(counts, buffer, b.timeLimit(), limits), "output-suppressed")
+	emit(b, table.Suppress(counts, buffer, limit, limits), "output-suppressed")
 	emit(b, counts, "output-raw")
 }
 
@@ -42,13 +46,13 @@ func (b *builder) suppressed(t *table.Table[string, string]) *table.Table[string
 
 func suppressThenCount(b *builder) {
 	by := b.repartition("by-key")
-	g := table.GroupBy(b.suppressed(b.table("input", store{})), by,
+	g := table.GroupBy(b.suppressed(b.table("input", store{}, "")), by,
 		func(k, v string) (string, string, bool) { return k, v, true })
 	emit(b, table.Count(g, state.KeyValue(b.named("count"), serde.String, serde.Int64)), "output")
 }
 
 func suppressBeforeOuterJoin(b *builder) {
-	left, right := b.table("left", store{}), b.table("right", store{})
+	left, right := b.table("left", store{}, ""), b.table("right", store{}, "")
 	if b.Side == "right" {
 		right = b.suppressed(right)
 	} else {

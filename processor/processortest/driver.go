@@ -73,6 +73,7 @@ type Driver struct {
 	tasks     []*driven
 	readers   map[string][]*driven      // by topic on the broker
 	globals   map[string]*state.Replica // by topic
+	noKey     int64                     // records of global topics that have no key
 	next      map[string]int64          // next offset by topic
 	committed map[string][]processor.Output
 	pending   []processor.Output // produced since the last commit
@@ -199,9 +200,13 @@ func (d *Driver) StreamTime(sub string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// Dropped returns how many records all operators left out for a reason since the start or the last Crash.
+// Dropped returns how many records all operators and global tables left out for a reason since the start or the last
+// Crash.
 func (d *Driver) Dropped(reason processor.DropReason) int64 {
 	var n int64
+	if reason == processor.DropNoKey {
+		n = d.noKey
+	}
 	for _, dr := range d.tasks {
 		n += dr.task.Dropped(reason)
 	}
@@ -225,6 +230,9 @@ func (d *Driver) pipe(records ...processor.RawRecord) error {
 		r.Offset = d.next[r.Topic]
 		d.next[r.Topic]++
 		if global != nil {
+			if r.Key == nil {
+				d.noKey++
+			}
 			rec := state.ReplicaRecord{Key: r.Key, Value: r.Value, TimeMillis: r.TimeMillis}
 			if err := global.Apply(0, []state.ReplicaRecord{rec}, state.Position{Next: r.Offset + 1}); err != nil {
 				return err
@@ -391,7 +399,7 @@ func (dr *driven) committedOffsets() []processor.Offset {
 // comes back. It also mends a driver that has failed: the records of the call that failed are left out.
 func (d *Driver) Crash() {
 	d.t.Helper()
-	d.pending, d.failed, d.calls = nil, nil, nil
+	d.pending, d.failed, d.calls, d.noKey = nil, nil, nil, 0
 	var replay []processor.RawRecord
 	for _, l := range d.log {
 		if !l.routed {

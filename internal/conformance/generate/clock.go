@@ -18,7 +18,10 @@ type gen struct {
 	allowed func(at int64) bool
 	values  map[string]int
 	keys    []string
-	loose   bool // do not look for what Kafka Streams breaks
+	// start is the time around which a case starts.
+	start int64
+	// loose tells not to look for what Kafka Streams breaks.
+	loose bool
 }
 
 // chance is true so many times in a hundred.

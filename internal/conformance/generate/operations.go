@@ -36,11 +36,11 @@ var operations = []operation{
 	{"versioned-store", 3, versionedStore},
 }
 
-func anyKeys() []string { return []string{"a", "b", "c", "aa", "A", "9", "10"} }
+func anyKeys() []string { return []string{"a", "b", "c", "aa", "A", "9", "10", "", "é", "a b"} }
 
 // joiner sets the template that results are made with.
 func (g *gen) joiner(c *testCase) {
-	c.Spec["joiner"] = pick(g, "{l}+{r}", "{l}-{r}", "{r}/{l}", "({l},{r})")
+	c.Spec["joiner"] = pick(g, "{l}+{r}", "{l}-{r}", "{r}/{l}", "({l},{r})", "{l}{r}", "{l}", "{r}", "same")
 }
 
 // store chooses the kind of a table's store, and makes its history matter to the times.
@@ -49,12 +49,29 @@ func (g *gen) store(c *testCase, field string) {
 		c.Spec[field] = pick(g, "default", "named")
 		return
 	}
-	g.history(c, field, pick[int64](g, 5, 12, 20, 100, 300_000))
+	g.history(c, field, pick(g, 0, 1, 5, 12, 20, 100, 300_000, 1+g.Int64N(1000)))
 }
 
 func (g *gen) history(c *testCase, field string, millis int64) {
 	c.Spec[field] = object{"versioned_ms": millis}
 	g.spans = append(g.spans, millis)
+}
+
+// final asks for what is in one of the stores at the end, now and then.
+func (g *gen) final(c *testCase, stores ...string) {
+	if !g.chance(30) {
+		return
+	}
+	// Kafka Streams keeps the rows of a source table only where its store has a name, and gives no list of versions.
+	name := pick(g, stores...)
+	for field, of := range map[string][]string{
+		"left_store": {"left"}, "right_store": {"right"}, "table_store": {"right", "source", "store"},
+	} {
+		if kind, has := c.Spec[field]; has && slices.Contains(of, name) && kind != "named" {
+			return
+		}
+	}
+	c.Spec["final_store"] = name
 }
 
 // fewSpans sets the times that matter where nothing of the topology does.
@@ -74,7 +91,7 @@ func (g *gen) records(c *testCase, noKey, noValue int, topics ...[2]string) {
 
 func streamStreamJoin(g *gen, c *testCase) {
 	for range 20 {
-		*g = gen{Rand: g.Rand, loose: g.loose}
+		*g = gen{Rand: g.Rand, start: g.start, newest: g.start, loose: g.loose}
 		c.Spec, c.Inputs = object{"op": "stream-stream-join"}, nil
 		someStreamStreamJoin(g, c)
 		if g.loose || keepsRule(c) {
@@ -86,12 +103,12 @@ func streamStreamJoin(g *gen, c *testCase) {
 
 func someStreamStreamJoin(g *gen, c *testCase) {
 	kind := pick(g, "inner", "left", "outer")
-	before := pick[int64](g, 0, 1, 2, 3, 7, 10, 20, 100, 110, 800, 10_000)
+	before := pick(g, 0, 1, 2, 3, 7, 10, 20, 100, 110, 800, 10_000, g.Int64N(200))
 	after := before
 	if g.chance(40) {
-		after = pick[int64](g, 0, 1, 2, 7, 10, 80, 100, 1200)
+		after = pick(g, 0, 1, 2, 7, 10, 80, 100, 1200, g.Int64N(200))
 	}
-	grace := pick(g, 0, 0, 1, 5, before, 3*after, 1000)
+	grace := pick(g, 0, 0, 1, 5, before, 3*after, 1000, g.Int64N(300))
 	if before == 10_000 && g.chance(50) {
 		grace = 86_400_000
 	}
@@ -101,6 +118,9 @@ func someStreamStreamJoin(g *gen, c *testCase) {
 	switch n := g.IntN(100); {
 	case n < 15:
 		c.Spec["times"] = 2
+		if g.chance(20) {
+			c.Spec["repartition"] = true
+		}
 	case n < 30:
 		c.Spec["repartition"] = true
 	case n < 42:
@@ -126,8 +146,8 @@ func streamTableJoin(g *gen, c *testCase) {
 	case n < 15:
 		c.Spec["table_from_stream"] = true
 	case n < 50:
-		history := pick[int64](g, 5, 12, 20, 100, 300_000)
-		grace := pick(g, 0, 1, 2, history/2, history-1, history)
+		history := pick(g, 1, 5, 12, 20, 100, 300_000, 1+g.Int64N(1000))
+		grace := pick(g, 0, 1, min(2, history), history/2, history-1, history)
 		g.history(c, "table_store", history)
 		c.Spec["grace_ms"] = grace
 		g.spans = append(g.spans, grace)
@@ -136,6 +156,7 @@ func streamTableJoin(g *gen, c *testCase) {
 		}
 	default:
 		g.store(c, "table_store")
+		g.final(c, "right")
 	}
 	g.fewSpans()
 	g.useKeys(anyKeys()...)
@@ -156,13 +177,16 @@ func streamGlobalJoin(g *gen, c *testCase) {
 	g.useKeys(anyKeys()...)
 	for range g.length() {
 		if g.chance(40) {
-			key := pick(g, "g1", "g2", "g3")
+			var key any = pick(g, "g1", "g2", "g3", "")
+			if g.chance(4) {
+				key = nil
+			}
 			c.Inputs = append(c.Inputs, record("global", key, g.value("G", 20), g.time()))
 			continue
 		}
 		value := g.value("S", 7)
 		if s, ok := value.(string); ok {
-			value = s + pick(g, "", ",g1", ",g1", ",g2", ",g2", ",g3", ",nowhere")
+			value = s + pick(g, "", ",g1", ",g1", ",g2", ",g2", ",g3", ",nowhere", ",", ",,", ",,g1", ",g1,g2")
 		}
 		c.Inputs = append(c.Inputs, record("stream", g.key(7), value, g.time()))
 	}
@@ -177,6 +201,7 @@ func tableTableJoin(g *gen, c *testCase) {
 	c.Spec["kinds"] = kinds
 	g.store(c, "left_store")
 	g.store(c, "right_store")
+	g.final(c, "joined", "left", "right")
 	g.fewSpans()
 	g.useKeys(anyKeys()...)
 	g.records(c, 4, 20, [2]string{"left", "L"}, [2]string{"right", "R"})
@@ -188,6 +213,7 @@ func foreignKeyJoin(g *gen, c *testCase) {
 	g.joiner(c)
 	g.store(c, "left_store")
 	g.store(c, "right_store")
+	g.final(c, "joined", "left", "right")
 	g.fewSpans()
 	g.useKeys(anyKeys()...)
 	foreign := []string{"r1", "r2", "r3"}[:1+g.IntN(3)]
@@ -217,6 +243,7 @@ func tableGroupAggregate(g *gen, c *testCase) {
 	c.Spec["group"] = group
 	c.Spec["agg"] = pick(g, "count", "tostring", "reduce", "concat")
 	g.store(c, "table_store")
+	g.final(c, "agg", "source")
 	g.fewSpans()
 	few := group != "identity" && group != "chars"
 	switch group {
@@ -264,22 +291,25 @@ func cogroup(g *gen, c *testCase) {
 }
 
 func tableFilter(g *gen, c *testCase) {
-	c.Spec["table_store"] = pick(g, "default", "named")
+	g.store(c, "table_store")
+	if g.chance(30) {
+		c.Spec["materialized"] = true
+		g.final(c, "filtered", "source")
+	} else {
+		g.final(c, "source")
+	}
 	if g.chance(40) {
 		c.Spec["then_count"] = true
 	} else {
 		c.Spec["outputs"] = []string{"filter", "filterNot"}
 		c.Compare = "sequence_per_topic"
-		if g.chance(30) {
-			c.Spec["materialized"] = true
-		}
 	}
 	g.fewSpans()
 	g.useKeys(anyKeys()...)
 	for range g.length() {
 		var value any
 		if !g.chance(20) {
-			value = strconv.Itoa(1 + g.IntN(9))
+			value = strconv.Itoa(g.IntN(12) - 2)
 		}
 		c.Inputs = append(c.Inputs, record("input", g.key(5), value, g.time()))
 	}
@@ -323,7 +353,7 @@ func recursive(g *gen, c *testCase) {
 }
 
 func punctuate(g *gen, c *testCase) {
-	interval := pick[int64](g, 1, 3, 10, 25, 100)
+	interval := pick(g, 1, 3, 10, 25, 100, 1+g.Int64N(50), 60_000)
 	c.Spec["kind"], c.Spec["interval_ms"], c.Spec["outputs"] = pick(g, "stream", "wall"), interval, []string{}
 	g.spans = []int64{interval, 2 * interval}
 	g.useKeys("c", "d")
@@ -333,14 +363,14 @@ func punctuate(g *gen, c *testCase) {
 		return
 	}
 	for range g.length() {
-		by := pick(g, 0, 1, interval-1, interval, interval+1, 3*interval, 4*interval-1)
+		by := pick(g, 0, 1, interval-1, interval, interval+1, 3*interval, 4*interval-1, 30*interval+1)
 		c.Inputs = append(c.Inputs, object{"advance_wall_ms": by})
 	}
 }
 
 func versionedStore(g *gen, c *testCase) {
 	c.Compare = "store_ops"
-	history := pick[int64](g, 10, 100, 300_000)
+	history := pick(g, 1, 10, 100, 300_000, 1+g.Int64N(50))
 	c.Spec["history_ms"], c.Spec["segment_ms"] = history, max(1, history/pick[int64](g, 1, 2, 3))
 	g.spans = []int64{history, history / 2}
 	g.useKeys(anyKeys()...)
@@ -373,7 +403,7 @@ func tableCountSuppress(g *gen, c *testCase) {
 	c.Compare = "sequence_per_topic"
 	limit := g.timeLimit(c)
 	if g.chance(35) {
-		c.Spec["max_records"] = pick(g, 1, 2, 3)
+		c.Spec["max_records"] = pick(g, 0, 1, 2, 3, 5)
 		if g.chance(50) {
 			c.Spec["time_limit_ms"] = int64(math.MaxInt64)
 		}
@@ -390,9 +420,13 @@ func tableCountSuppress(g *gen, c *testCase) {
 }
 
 func (g *gen) timeLimit(c *testCase) int64 {
-	limit := pick[int64](g, 0, 1, 2, 10, 50)
+	limit := pick(g, 0, 1, 2, 10, 50, g.Int64N(100), 86_400_000)
 	c.Spec["time_limit_ms"] = limit
 	g.spans = []int64{limit, 5, 2 * limit}
+	if g.chance(4) {
+		c.Spec["time_limit_ms"] = int64(math.MaxInt64)
+		g.spans = []int64{5, 10}
+	}
 	return limit
 }
 
