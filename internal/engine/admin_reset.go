@@ -468,7 +468,9 @@ func (r *resetting) mark(ctx context.Context) error {
 		}
 	}
 	r.o.Progress(StepMark, "record in "+ControlTopic(r.p.App)+" that a reset begins")
-	config := map[string]*string{"cleanup.policy": kadm.StringPtr("compact")}
+	config := map[string]*string{
+		"cleanup.policy": kadm.StringPtr("compact"), timestampType: kadm.StringPtr(brokerTime),
+	}
 	resp, err := r.a.adm.CreateTopics(ctx, 1, -1, config, ControlTopic(r.p.App))
 	if err == nil {
 		err = resp[ControlTopic(r.p.App)].Err

@@ -56,9 +56,9 @@ type Engine struct {
 	weakTxnLogged bool
 	// openCredentials tells that they were warned of.
 	openCredentials bool
-	outOfRange    atomic.Int64 // positions moved by OnOutOfRange
-	lostOffsets   atomic.Int64 // offsets that were left out by that
-	accepted      *shape       // the recorded shape that this process was let in by; nil before
+	outOfRange      atomic.Int64 // positions moved by OnOutOfRange
+	lostOffsets     atomic.Int64 // offsets that were left out by that
+	accepted        *shape       // the recorded shape that this process was let in by; nil before
 
 	board   board
 	metrics *metrics

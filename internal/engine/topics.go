@@ -346,10 +346,20 @@ func (s *session) ensureInternal(
 	return s.checkConfigs(ctx, l, topics, names)
 }
 
+// Changelogs and the control topic are stamped by the broker: it refuses records of a clock that is ahead of its own by an
+// hour, and would let a process with such a clock commit nothing.
+const (
+	timestampType = "message.timestamp.type"
+	brokerTime    = "LogAppendTime"
+)
+
 func (s *session) createTopic(ctx context.Context, l *layout, t internalTopic) error {
 	config := make(map[string]*string, len(t.config))
 	for k, v := range t.config {
 		config[k] = kadm.StringPtr(v)
+	}
+	if _, given := config[timestampType]; !given && (t.changelog || t.name == ControlTopic(s.e.p.App)) {
+		config[timestampType] = kadm.StringPtr(brokerTime)
 	}
 	rf := s.e.cfg.ReplicationFactor
 	if rf == 0 {
