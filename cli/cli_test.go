@@ -163,6 +163,11 @@ func (s *scene) settled(noLag bool) string {
 		if len(s.members) > 0 {
 			want = 4
 		}
+		if err == nil && len(s.members) == 1 {
+			for name := range s.members {
+				err = s.opened(name) // what it was given last may not be open yet
+			}
+		}
 		wantStandbys := 2 * min(s.standbys, max(0, len(s.members)-1))
 		if err == nil && len(st.Members) == len(s.members) && active == want &&
 			warmup == 0 && standby == wantStandbys && (!noLag || st.Lag == 0) {
@@ -181,6 +186,16 @@ func (s *scene) settled(noLag bool) string {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// opened tells what a member that has all tasks has not opened.
+func (s *scene) opened(name string) error {
+	var errs []error
+	for _, task := range []string{"by-word/0", "by-word/1", "words/0", "words/1"} {
+		_, err := os.Stat(s.dir + "/" + name + "/words-app/" + task)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 func (s *scene) stop(name string) string {
