@@ -155,6 +155,7 @@ func (c *session) request(f func() error) error {
 		return errLost
 	case refusedByCoordinator:
 		return kerr.NotCoordinator
+	case noMishap:
 	}
 	return f()
 }

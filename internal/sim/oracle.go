@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -119,7 +120,14 @@ func difference(got, want []string) string {
 		i++
 	}
 	show := func(s []string) string {
-		return strings.Join(s[min(max(0, i-1), len(s)):min(len(s), i+3)], " ")
+		var words []string
+		for _, w := range s[min(max(0, i-1), len(s)):min(len(s), i+3)] {
+			if len(w) == 8 && w[0] == 0 {
+				w = strconv.FormatUint(binary.BigEndian.Uint64([]byte(w)), 10)
+			}
+			words = append(words, w)
+		}
+		return strings.Join(words, " ")
 	}
 	return fmt.Sprintf("of %d, want %d, differs at %d: … %s …, want … %s …", len(got), len(want), i, show(got), show(want))
 }

@@ -97,6 +97,7 @@ const (
 	minFaultTime = 3_000  // steps, at least, in which things go wrong
 	maxFaultTime = 10_000 // steps until everything heals
 	maxHealTime  = 60_000 // steps that healing may take
+	maxProcesses = 5
 	sessionTime  = 6_000
 	joinTime     = 8_000
 )
@@ -194,7 +195,7 @@ func (s *sim) chance(n int) bool { return !s.healing && n > 0 && s.r.IntN(millio
 
 func (s *sim) mishap() mishap {
 	switch {
-	case s.chance(s.rates.lost):
+	case s.chance(2*s.rates.lost) && s.r.IntN(2) == 0:
 		return lostRequest
 	case s.chance(s.rates.lost):
 		return lostAnswer
@@ -363,6 +364,8 @@ func (s *sim) fault() bool {
 		p.sess.group.state = threadOut
 	case s.chance(s.rates.sour):
 		s.broken()
+	case s.chance(s.rates.expel/4) && p.instance != "" && len(s.procs) < maxProcesses:
+		s.double(p)
 	default:
 		return false
 	}
@@ -482,6 +485,15 @@ func (s *sim) replace(p *process) {
 	s.say("%s: comes back as %s", p.name, p.txID)
 }
 
+// double starts another machine with the identity of one that may well be alive: a mistake of an operator. One of the two
+// has to end.
+func (s *sim) double(p *process) {
+	q := &process{s: s, name: p.name + "2", instance: p.instance, txID: p.txID, startAt: s.b.now}
+	q.disk = &disk{s: s, tasks: map[task.ID]*backend{}}
+	s.procs = append(s.procs, q)
+	s.say("%s: starts with the identity of %s", q.name, p.name)
+}
+
 // heal ends all faults, and the input.
 func (s *sim) heal() {
 	s.say("healing")
@@ -495,8 +507,14 @@ func (s *sim) heal() {
 		}
 	}
 	s.user.finish()
-	for _, p := range s.procs {
-		p.paused, p.fenced = false, false
+	for i, p := range s.procs {
+		p.paused = false
+		twin := slices.ContainsFunc(s.procs[i+1:], func(q *process) bool { return q.txID == p.txID })
+		if !twin {
+			p.fenced = false // the operator keeps one of them
+		} else if p.sess == nil {
+			p.fenced = true
+		}
 	}
 }
 

@@ -118,7 +118,7 @@ var workloads = sync.OnceValue(func() []*workload {
 			func(b *processor.Builder) {
 				rights := table.From(b, rightTopic, rightStore)
 				lefts := table.From(b, leftTopic, leftStore)
-				table.To(table.Join(lefts, rights, func(k, l, r string) string { return joined(k, l, r) }), textsTopic)
+				table.To(table.Join(lefts, rights, joined), textsTopic)
 			}),
 		newWorkload("foreign-key", false, []string{"left", "right"}, inputForeign, judgeForeign,
 			func(b *processor.Builder) {
@@ -149,7 +149,7 @@ func newWorkload(
 ) *workload {
 	topology, err := processor.Build(build)
 	if err != nil {
-		panic(fmt.Sprintf("sim: workload %s: %v", name, err))
+		panic(fmt.Sprintf("sim: workload %s: %v", name, err)) //nolint:forbidigo // the workloads are constants of this package
 	}
 	w := &workload{name: name, topology: topology, inputs: inputs, ordered: ordered, input: in, judge: judge}
 	w.program = &engine.Program{App: app, Fingerprint: topology.Fingerprint()}
