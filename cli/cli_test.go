@@ -112,7 +112,9 @@ func newScene(t *testing.T) *scene {
 	t.Cleanup(func() {
 		for _, m := range s.members {
 			m.stop()
-			<-m.done
+			if err := <-m.done; err != nil {
+				t.Log(err)
+			}
 		}
 	})
 	return s
@@ -260,6 +262,9 @@ var (
 	// The widths of columns depend on what was replaced, and the offsets of internal topics on how many transactions there were.
 	spaces   = regexp.MustCompile(`(\S) {2,}`)
 	internal = regexp.MustCompile(`(-repartition  )\d+  \d+  `)
+	// Which of the members gets a task is not told in advance.
+	holder   = regexp.MustCompile(`((?:active|standby)  )(?:one|two)  `)
+	inJSONBy = regexp.MustCompile(`"active": "(?:one|two)-ID"`)
 	copyLag  = regexp.MustCompile(`(standby  \w+  )(\d+|-)\n`)
 	inJSON   = regexp.MustCompile(`(-repartition",\s+"partition": \d,\s+"committed": )\d+(,\s+"end": )\d+`)
 )
@@ -274,6 +279,8 @@ func (s *scene) plain(text string) string {
 	text = instant.ReplaceAllString(text, `"TIME"`)
 	text = spaces.ReplaceAllString(text, "$1  ")
 	text = internal.ReplaceAllString(text, "${1}N  N  ")
+	text = inJSONBy.ReplaceAllString(text, `"active": "MEMBER-ID"`)
+	text = holder.ReplaceAllString(text, "${1}MEMBER  ")
 	text = copyLag.ReplaceAllString(text, "${1}LAG\n")
 	return inJSON.ReplaceAllString(text, "${1}N${2}N")
 }

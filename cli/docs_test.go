@@ -13,7 +13,7 @@ import (
 const page = "../docs/cli.md"
 
 // block is an example of the page: what happens before it, in a comment, and then a command line with its output.
-var block = regexp.MustCompile("(?m)(?:^<!-- (.*) -->\n)?^```console\n\\$ (\\S+) ?(.*)\n((?s:.*?))^```$")
+var block = regexp.MustCompile("(?m)^(?:<!-- (.*) -->\n)?```console\n\\$ (\\S+) ?(.*)\n((?s:.*?))^```$") //nolint:gocritic // with (?m) it is a line's start
 
 // TestPage runs the examples of the page and compares what they print. With -args -rewrite it puts it in.
 func TestPage(t *testing.T) {

@@ -125,7 +125,7 @@ func TestResetAfterCrash(t *testing.T) {
 			t.Fatalf("%s: %v", step, err)
 		}
 		if step != StepMark {
-			isKind(t, rigs[0].start(t).wait(), ErrResetUnfinished)
+			_ = isKind(t, rigs[0].start(t).wait(), ErrResetUnfinished)
 		}
 		a.at = nil
 		if plan, err = a.PlanReset(t.Context(), spec); err != nil {
@@ -164,7 +164,7 @@ func TestResetForce(t *testing.T) {
 	if len(plan.Members) != 2 || plan.InUse == "" {
 		t.Errorf("%d members, in use: %q", len(plan.Members), plan.InUse)
 	}
-	isKind(t, a.Reset(t.Context(), plan, ResetOptions{}), ErrMembersRun)
+	_ = isKind(t, a.Reset(t.Context(), plan, ResetOptions{}), ErrMembersRun)
 	rec, err := a.recorded(t.Context(), plan.App)
 	if err != nil || rec.mark != nil {
 		t.Fatalf("a refused reset left a record: %+v, %v", rec.mark, err)
@@ -176,7 +176,7 @@ func TestResetForce(t *testing.T) {
 		// It was told to stop while the reset ran, unless it came back after it.
 		select {
 		case <-p.done:
-			isKind(t, p.wait(), ErrResetUnfinished)
+			_ = isKind(t, p.wait(), ErrResetUnfinished)
 		default:
 			p.cancel()
 			if err := p.wait(); err != nil && !errors.Is(err, ErrUncommitted) && !errors.Is(err, ErrResetUnfinished) &&
@@ -239,11 +239,11 @@ func TestResetTargets(t *testing.T) {
 		}
 	}
 	_, err := a.PlanReset(t.Context(), ResetSpec{App: app, Only: map[string][]int32{c.ns + "out": nil}})
-	isKind(t, err, ErrBadReset)
+	_ = isKind(t, err, ErrBadReset)
 	_, err = a.PlanReset(t.Context(), ResetSpec{App: app, Only: map[string][]int32{in: {9}}})
-	isKind(t, err, ErrBadReset)
+	_ = isKind(t, err, ErrBadReset)
 	_, err = a.PlanReset(t.Context(), ResetSpec{App: c.ns + "nobody"})
-	isKind(t, err, ErrUnknownApp)
+	_ = isKind(t, err, ErrUnknownApp)
 }
 
 // TestResetState: only directories of tasks are removed, and links are refused.
@@ -334,12 +334,12 @@ func TestGroupStatus(t *testing.T) {
 	ps[0].stop()
 	ps[1].stop()
 	_, err = a.Status(t.Context(), c.ns+"nobody", nil)
-	isKind(t, err, ErrUnknownApp)
+	_ = isKind(t, err, ErrUnknownApp)
 }
 
 func TestUnreachable(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	_, err := OpenAdmin(ctx, AdminSettings{Brokers: []string{"127.0.0.1:1"}, Timeout: 500 * time.Millisecond})
-	isKind(t, err, ErrUnreachable)
+	_ = isKind(t, err, ErrUnreachable)
 }

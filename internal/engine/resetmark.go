@@ -14,7 +14,7 @@ import (
 // controlReset is the key of the record of resets in the control topic.
 const controlReset = "reset"
 
-// ErrResetUnfinished: a reset of the application was begun and not finished.
+// ErrResetUnfinished says that a reset of the application was begun and not finished.
 var ErrResetUnfinished = errors.New("a reset was begun and not finished")
 
 // resetMark is the record of the last reset. While it has no end, no member starts: some topics may be gone and the
