@@ -148,11 +148,9 @@ func (s *session) moved(m OffsetMove) {
 // returns an error where the policy is to fail.
 func (s *session) leftRange(topic string, partition int32, cause error) error {
 	if s.e.cfg.OnOutOfRange == OutOfRangeFail {
-		return &Error{
-			Kind: ErrOffsetOutOfRange, Topic: topic, Partition: partition, Err: cause,
-			Hint: "records were deleted before they were processed; reset the application to an offset that exists, or " +
-				"choose OnOutOfRange to go on without them",
-		}
+		// A member that was stopped for a while may find that another one has processed and purged what it was about to
+		// read. The next session starts from what is committed, and fails if that is gone.
+		return rebuild("read %s[%d]: %w", topic, partition, cause)
 	}
 	parts := s.inputs[topic]
 	if int(partition) >= len(parts) || parts[partition] == nil || parts[partition].moving {

@@ -64,7 +64,8 @@ type entry struct {
 	headers    []task.Header
 	txn        *txn // nil: written outside of any
 	marker     bool
-	superseded bool // compaction removed it for a later one
+	cleaned    int64 // when a compaction first left it alone
+	superseded bool  // compaction removed it for a later one
 }
 
 func (e *entry) visible() bool { return e.txn == nil || e.txn.decision == committed }
@@ -142,8 +143,9 @@ func (p *partition) fetch(from int64, limit int) (records []*kgo.Record, lso int
 var controlAttrs = kgo.NewRecordAttrs(kgo.RecordAttrsOpts{Transactional: true, Control: true})
 
 // compact removes what a later committed record of the same key replaces, up to the last stable offset, and deletions
-// that are older than retention, in milliseconds.
-func (p *partition) compact(now, retention int64) int {
+// that a compaction has left alone for longer than retention, in milliseconds. Readers below held are on their way, and
+// nobody is on the way for longer than the retention: they find the deletions.
+func (p *partition) compact(now, retention, held int64) int {
 	lso := p.lso()
 	last := make(map[string]int64)
 	for _, e := range p.log {
@@ -164,7 +166,10 @@ func (p *partition) compact(now, retention int64) int {
 			e.superseded = true
 			return true
 		}
-		return e.value == nil && now-e.time > retention
+		if e.value == nil && e.cleaned == 0 {
+			e.cleaned = now
+		}
+		return e.value == nil && e.offset < held && now-e.cleaned > retention
 	})
 	return before - len(p.log)
 }

@@ -325,26 +325,25 @@ func (c *session) poll() error {
 	}
 	first := c.s.r.IntN(len(open))
 	for i := range open {
-		if c.fetch(open[(first+i)%len(open)]) {
-			break
+		if any, err := c.fetch(open[(first+i)%len(open)]); any || err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 // fetch fetches for an input. It tells whether that brought anything.
-func (c *session) fetch(in *taskInput) bool {
+func (c *session) fetch(in *taskInput) (bool, error) {
 	records, lso, err := c.s.b.fetch(in.at, in.next, 1+c.s.r.IntN(8))
 	if err != nil {
-		c.s.violate("%s: %v", c.p.name, err)
-		return false
+		return false, &rebuildError{err} // another may have processed and purged it; if not, the next start fails
 	}
 	if in.again != nil && c.s.r.IntN(2) == 0 { // it arrives late, and for the second time
 		c.deliver(in, *in.again)
 		in.again = nil
 	}
 	if len(records) == 0 {
-		return false
+		return false, nil
 	}
 	next := records[len(records)-1].Offset + 1
 	b := inbound{records, next, max(next, lso)}
@@ -353,7 +352,7 @@ func (c *session) fetch(in *taskInput) bool {
 	}
 	c.s.say("%s: polled %s[%d] %d to %d", c.p.name, in.topic, in.at.partition, records[0].Offset, next)
 	c.deliver(in, b)
-	return true
+	return true, nil
 }
 
 // deliver puts what was fetched into the input's inbox.

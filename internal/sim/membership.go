@@ -185,8 +185,10 @@ func (g *groupThread) fetchOffsets() error {
 		if err != nil {
 			return err
 		}
-		if !ok {
-			o.next = c.s.b.part(p).start
+		if start := c.s.b.part(p).start; !ok {
+			o.next = start
+		} else if o.next < start {
+			c.s.violate("%s: the committed offset %d of %s[%d] is gone", c.p.name, o.next, p.topic, p.partition)
 		}
 		located[p], fresh[p] = o, !ok
 	}

@@ -403,7 +403,7 @@ func (s *sim) broken() {
 		for _, t := range s.b.topics {
 			if t.compacted {
 				for _, p := range t.parts {
-					if n := p.compact(s.b.now, s.retention); n > 0 {
+					if n := p.compact(s.b.now, s.retention, s.reading(p.tp)); n > 0 {
 						s.say("compacted %s[%d]: %d less", p.tp.topic, p.tp.partition, n)
 					}
 				}
@@ -413,6 +413,34 @@ func (s *sim) broken() {
 		s.purge()
 		s.moveChangelog()
 	}
+}
+
+// reading returns the lowest offset at which somebody reads a changelog to restore from it or to follow it.
+func (s *sim) reading(at tp) int64 {
+	lowest := int64(1) << 62
+	look := func(t *taskRun) {
+		for _, st := range t.stores {
+			if st.spec.changelog == at.topic && t.id.Partition == at.partition {
+				lowest = min(lowest, st.position)
+			}
+		}
+	}
+	for _, p := range s.procs {
+		if p.sess == nil {
+			continue
+		}
+		for _, t := range p.sess.tasks {
+			if t.start != nil && t.start.phase > phaseOpen && t.start.phase < phaseMake {
+				look(t)
+			}
+		}
+		for _, k := range p.sess.copies {
+			if k.open {
+				look(k.t)
+			}
+		}
+	}
+	return lowest
 }
 
 // purge removes what was processed of the topics between sub-topologies.
