@@ -179,7 +179,8 @@ func (c *cluster) useRights(t *testing.T, member func(int) setup, in, app string
 	wait := func() bool {
 		t.Helper()
 		until(t, 40*time.Second, "the input to be processed, or an end", func() bool {
-			return slices.ContainsFunc(members, (*local).ended) || c.processed(app, in)
+			return slices.ContainsFunc(members[len(members)-1:], (*local).ended) ||
+				c.processed(app, in) && c.processed(app, app+"-by-value-repartition")
 		})
 		for _, m := range members {
 			if m.ended() && m.err != nil && !errors.Is(m.err, engine.ErrCrash) {
@@ -194,7 +195,14 @@ func (c *cluster) useRights(t *testing.T, member func(int) setup, in, app string
 	if !wait() {
 		return ended, nil
 	}
-	time.Sleep(700 * time.Millisecond) // it purges
+	until(t, 40*time.Second, "the repartition topic to be purged, or an end", func() bool {
+		starts, err := c.adm.ListStartOffsets(t.Context(), app+"-by-value-repartition")
+		at, ok := starts.Lookup(app+"-by-value-repartition", 0)
+		return members[0].ended() || err == nil && ok && at.Offset > 0
+	})
+	if members[0].ended() {
+		return members[0].err, nil
+	}
 	// The first dies in the middle of a transaction; another has to take over from it.
 	close(crash)
 	send()

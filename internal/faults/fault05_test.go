@@ -75,8 +75,12 @@ func cutOff(t *testing.T, c *cluster, what string, cuts []time.Duration) {
 		n.heal()
 		took := c.resumed(time.Now(), 60*time.Second)
 		t.Logf("cut for %v: resumed %v after it was healed, %d rebuilds so far", d, took.Round(time.Millisecond), len(l.rebuilds()))
-		if took > 5*time.Second {
-			t.Errorf("cut for %v: resumed %v after it was healed, want less than 5 s; rebuilds %v", d, took, l.rebuilds())
+		limit := 15 * time.Second // on a machine that runs other tests
+		if onKafka() {
+			limit = 5 * time.Second
+		}
+		if took > limit {
+			t.Errorf("cut for %v: resumed %v after it was healed, want less than %v; rebuilds %v", d, took, limit, l.rebuilds())
 		}
 		if l.ended() {
 			t.Fatalf("the member ended: %v", l.err)

@@ -16,13 +16,16 @@ import (
 )
 
 // resident returns the memory of a member's process that is not that of files, in MiB; ok is false where the system does not tell.
-func (m *member) resident() (mib int, ok bool) {
+func (m *member) resident() (mib int, ok bool) { return m.status("RssAnon:") }
+
+// status returns a line, in MiB, of what the system tells of a member's memory.
+func (m *member) status(name string) (mib int, ok bool) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(m.cmd.Process.Pid) + "/status")
 	if err != nil {
 		return 0, false
 	}
 	for line := range strings.Lines(string(b)) {
-		if rest, found := strings.CutPrefix(line, "RssAnon:"); found {
+		if rest, found := strings.CutPrefix(line, name); found {
 			kib, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")))
 			return kib >> 10, err == nil
 		}
