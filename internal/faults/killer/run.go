@@ -118,6 +118,9 @@ func (o options) run(ctx context.Context, b *kafkatest.Cluster, seed uint64) (r 
 	if err == nil {
 		err = a.catchUp(ctx)
 	}
+	if err == nil {
+		err = a.balanced(ctx)
+	}
 	if err := errors.Join(err, stop()); err != nil {
 		return a.result, err
 	}
@@ -269,6 +272,36 @@ func (a *attempt) catchUp(ctx context.Context) error {
 	a.result.caughtUp = at.Sub(a.last)
 	time.Sleep(time.Second) // and it stays so
 	return nil
+}
+
+// balanceLimit is how soon after the last kill the partitions must be spread evenly: moves may have to warm up.
+const balanceLimit = 30 * time.Second
+
+// balanced waits until no member has more than one partition more than another.
+func (a *attempt) balanced(ctx context.Context) error {
+	var counts map[string]int
+	for began := time.Now(); time.Since(began) < balanceLimit; time.Sleep(100 * time.Millisecond) {
+		group, err := a.adm.DescribeGroups(ctx, a.app)
+		if err != nil {
+			continue
+		}
+		counts = map[string]int{}
+		least, most := partitions, 0
+		for _, m := range group[a.app].Members {
+			n := 0
+			if assigned, ok := m.Assigned.AsConsumer(); ok {
+				for _, t := range assigned.Topics {
+					n += len(t.Partitions)
+				}
+			}
+			counts[m.MemberID] = n
+			least, most = min(least, n), max(most, n)
+		}
+		if len(counts) == len(a.members) && most-least <= 1 {
+			return nil
+		}
+	}
+	return fmt.Errorf("the partitions are not spread evenly %v after the last kill: %v", balanceLimit, counts)
 }
 
 // settle lets the members process what is left, and stops them.

@@ -119,7 +119,7 @@ func (a *attempt) soakFor(ctx context.Context, l *ledger, say func(string)) (sam
 			}
 			samples = append(samples, s)
 		}
-		if time.Since(said) > 10*time.Minute || len(samples) == 1 {
+		if time.Since(said) > 10*time.Minute {
 			said = time.Now()
 			say(fmt.Sprintf("%v: %s, %d killed, %d times the broker", time.Since(began).Round(time.Second),
 				samples[len(samples)-1], a.result.kills, a.result.bounces))
