@@ -46,7 +46,7 @@ func newCluster(t *testing.T, partitions int) *cluster {
 	if realBrokers == nil {
 		return newFake(t, partitions)
 	}
-	name := strings.ToLower(strings.NewReplacer("/", "-", " ", "-", ":", "-", "_", "-", "#", "-").Replace(t.Name()))
+	name := strings.ToLower(strings.NewReplacer("/", "-", " ", "-", ":", "-", "_", "-", "#", "-", ",", "").Replace(t.Name()))
 	c := &cluster{t: t, addrs: realBrokers(t), app: fmt.Sprintf("%s-%d", name, time.Now().UnixNano()%1e10)}
 	c.prepare(partitions)
 	return c

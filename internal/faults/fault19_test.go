@@ -34,6 +34,10 @@ func TestFault19Changelog(t *testing.T) {
 			_, err := sc.c.adm.CreateTopic(t.Context(), 1, -1, map[string]*string{"cleanup.policy": &policy}, sc.name)
 			return err == nil
 		})
+		until(t, 20*time.Second, "the brokers to tell of it", func() bool {
+			offsets, err := sc.c.adm.ListEndOffsets(t.Context(), sc.name)
+			return err == nil && offsets.Error() == nil && len(offsets[sc.name]) == 1
+		})
 		for _, r := range records {
 			put := &kgo.Record{Topic: sc.name, Key: r.Key, Value: r.Value}
 			if err := sc.c.cl.ProduceSync(t.Context(), put).FirstErr(); err != nil {
