@@ -167,9 +167,13 @@ func loseSectors(t *testing.T, path string, old *os.File, rng *rand.Rand) (lost 
 	}
 }
 
-// copyState copies a state directory, leaving out what is zero: most of a memory mapped file is.
+// copyState copies a state directory, leaving out what is zero: most of a memory mapped file is. Files may vanish
+// meanwhile.
 func copyState(to, from string) error {
 	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -186,6 +190,9 @@ func copyState(to, from string) error {
 
 func copySparse(to, from string) (err error) {
 	src, err := os.Open(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
