@@ -4,7 +4,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"tailrace.dev/processor"
 	"tailrace.dev/serde"
@@ -51,7 +50,7 @@ func (b *builder) stored(t *table.Table[string, string], called string) *table.T
 // versionedStore puts, deletes and asks without a topology of records: the store's own rules.
 func versionedStore(t *testing.T, c *testCase) result {
 	t.Helper()
-	spec := state.Versioned("versioned", serde.String, serde.String, time.Duration(c.Spec.History)*time.Millisecond)
+	spec := state.Versioned("versioned", serde.String, serde.String, ms(c.Spec.History))
 	layers, err := state.NewLayers(memory.New(), []state.AnySpec{spec})
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"math"
 	"strconv"
 	"time"
 
@@ -14,7 +15,13 @@ func init() {
 	topologies["stream-stream-join"] = streamStreamJoin
 }
 
-func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+// ms returns milliseconds as a duration, or the longest.
+func ms(n int64) time.Duration {
+	if n > math.MaxInt64/int64(time.Millisecond) {
+		return math.MaxInt64
+	}
+	return time.Duration(n) * time.Millisecond
+}
 
 func streamStreamJoin(b *builder) {
 	left := stream.From(b.Builder, b.topic("left"))

@@ -1,9 +1,6 @@
 package conformance
 
 import (
-	"math"
-	"time"
-
 	"tailrace.dev/processor"
 	"tailrace.dev/serde"
 	"tailrace.dev/state"
@@ -16,19 +13,12 @@ func init() {
 	topologies["suppress-before-outer-join"] = suppressBeforeOuterJoin
 }
 
-func (b *builder) timeLimit() time.Duration {
-	if b.TimeLimit > math.MaxInt64/int64(time.Millisecond) {
-		return math.MaxInt64
-	}
-	return time.Duration(b.TimeLimit) * time.Millisecond
-}
-
 func tableCountSuppress(b *builder) {
 	by := b.repartition("by-value")
 	g := table.GroupBy(b.table("input", store{}, ""), by, func(k, v string) (string, string, bool) { return v, k, true })
 	counts := table.Count(g, state.KeyValue(b.named("count"), serde.String, serde.Int64))
 	var limits table.Limits
-	limit := b.timeLimit()
+	limit := ms(b.TimeLimit)
 	if b.Max != nil {
 		limits.MaxRecords = int64(*b.Max)
 		if *b.Max == 0 { // nothing waits
@@ -41,7 +31,7 @@ func tableCountSuppress(b *builder) {
 }
 
 func (b *builder) suppressed(t *table.Table[string, string]) *table.Table[string, string] {
-	return table.Suppress(t, state.Buffer(b.named("buffer"), serde.String, serde.String), b.timeLimit(), table.Limits{})
+	return table.Suppress(t, state.Buffer(b.named("buffer"), serde.String, serde.String), ms(b.TimeLimit), table.Limits{})
 }
 
 func suppressThenCount(b *builder) {

@@ -1,9 +1,6 @@
 package conformance
 
 import (
-	"math"
-	"time"
-
 	"tailrace.dev/processor"
 	"tailrace.dev/serde"
 	"tailrace.dev/state"
@@ -16,14 +13,6 @@ func init() {
 	topologies["cogroup"] = cogroup
 }
 
-// duration returns milliseconds as a duration, or the longest.
-func duration(millis int64) time.Duration {
-	if millis > math.MaxInt64/int64(time.Millisecond) {
-		return math.MaxInt64
-	}
-	return time.Duration(millis) * time.Millisecond
-}
-
 func windowAggregate(b *builder) {
 	grouped := stream.Group(stream.From(b.Builder, b.topic("input")))
 	if b.Window.Type == "session" {
@@ -33,16 +22,16 @@ func windowAggregate(b *builder) {
 	var w stream.Windows
 	switch b.Window.Type {
 	case "tumbling":
-		w = stream.Tumbling(duration(b.Window.Size))
+		w = stream.Tumbling(ms(b.Window.Size))
 	case "hopping":
-		w = stream.Hopping(duration(b.Window.Size), duration(b.Window.Advance))
+		w = stream.Hopping(ms(b.Window.Size), ms(b.Window.Advance))
 	case "sliding":
-		w = stream.Sliding(duration(b.Window.Diff))
+		w = stream.Sliding(ms(b.Window.Diff))
 	default:
 		b.Fail("conformance", "unknown window type %q", b.Window.Type)
 		return
 	}
-	w = w.Grace(duration(b.Window.Grace))
+	w = w.Grace(ms(b.Window.Grace))
 	if b.Emit == "close" {
 		w = w.EmitOnClose()
 	}
@@ -65,7 +54,7 @@ func windowAggregate(b *builder) {
 }
 
 func sessionAggregate(b *builder, grouped *stream.Grouped[string, string]) {
-	w := stream.Sessions(duration(b.Window.Gap)).Grace(duration(b.Window.Grace))
+	w := stream.Sessions(ms(b.Window.Gap)).Grace(ms(b.Window.Grace))
 	if b.Emit == "close" {
 		w = w.EmitOnClose()
 	}
