@@ -18,6 +18,7 @@ const recheckPause = time.Second
 func (s *session) housekeep(now time.Time) {
 	s.lookAtEnds(now)
 	s.keepMembership(now)
+	s.lookForUnresolved(now)
 	s.cleanUp()
 	if s.e.cfg.PurgeInterval > 0 && now.After(s.nextPurge) && s.purging.CompareAndSwap(false, true) {
 		s.nextPurge = now.Add(s.e.cfg.PurgeInterval)

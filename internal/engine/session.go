@@ -43,11 +43,12 @@ type session struct {
 	workers  sync.WaitGroup
 	async    sync.WaitGroup // the other goroutines of the session
 
-	given   []*taskRun // of handleFetches, kept for its memory
-	bars    []bar
-	runq    chan *taskRun
-	tokens  chan struct{} // a worker holds one while it runs a task; pause takes them all
-	pausing atomic.Bool   // shared: asks workers to end their slice
+	given      []*taskRun // of handleFetches, kept for its memory
+	bars       []bar
+	unresolved unresolved
+	runq       chan *taskRun
+	tokens     chan struct{} // a worker holds one while it runs a task; pause takes them all
+	pausing    atomic.Bool   // shared: asks workers to end their slice
 
 	failure   atomic.Pointer[error] // shared: the first error of a task
 	sendError atomic.Pointer[sendFailure]

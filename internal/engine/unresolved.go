@@ -1,0 +1,56 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// A broker holds committed offsets back for as long as a transaction that carries newer ones is not decided, and decides
+// it after its timeout at the latest. A broker that is killed at the wrong moment can lose the end of a transaction,
+// though (seen with Apache Kafka 4.3.0: the coordinator wrote that a transaction was complete, and never the marker for the
+// offsets' topic). Then the client waits for ever, and nothing in it says so.
+
+// unresolved is what is known of inputs whose committed offsets do not come.
+type unresolved struct {
+	since, told time.Time
+}
+
+const (
+	// unresolvedSlack is how much longer than a transaction's timeout it takes a broker to notice.
+	unresolvedSlack = 20 * time.Second
+	unresolvedEvery = time.Minute
+)
+
+// lookForUnresolved says, from time to time, which inputs wait for their committed offsets for longer than any
+// transaction can last.
+func (s *session) lookForUnresolved(now time.Time) {
+	var waiting []string
+	for _, t := range s.tasks {
+		for _, in := range t.inputs {
+			if in.owned && !in.located {
+				waiting = append(waiting, fmt.Sprintf("%s[%d]", in.topic, in.partition))
+			}
+		}
+	}
+	u := &s.unresolved
+	switch {
+	case len(waiting) == 0:
+		*u = unresolved{}
+		return
+	case u.since.IsZero():
+		u.since = now
+		return
+	case now.Sub(u.since) < s.e.cfg.TransactionTimeout+unresolvedSlack || now.Sub(u.told) < unresolvedEvery:
+		return
+	}
+	u.told = now
+	slices.Sort(waiting)
+	s.log.Error("committed offsets do not come: either the group's coordinator does not answer, or it waits for a "+
+		"transaction that was ended and lost its end; kafka-transactions.sh find-hanging shows it. Do not abort it "+
+		"before you know that its outputs were aborted, too",
+		zap.Duration("since", now.Sub(u.since).Round(time.Second)), zap.String("inputs", strings.Join(waiting, ", ")))
+}
