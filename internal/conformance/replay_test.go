@@ -178,13 +178,22 @@ func readFinal[V any](b *builder, spec *state.KeyValueSpec[string, V], name stri
 // pipe runs a case through a topology, one input at a time.
 func pipe(t *testing.T, c *testCase, build func(b *builder)) result {
 	t.Helper()
+	return pipeEach(t, c, build, func(*processortest.Driver, bool) {})
+}
+
+// pipeEach is pipe with something to do after each input, which is told when it is the last.
+func pipeEach(
+	t *testing.T, c *testCase, build func(b *builder), each func(d *processortest.Driver, last bool),
+	opts ...processortest.Option,
+) result {
+	t.Helper()
 	b := newBuilder(processor.NewBuilder(), c.Spec)
 	build(b)
 	topology, err := b.Build()
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := processortest.New(t, topology, processortest.StartingAt(time.UnixMilli(0).UTC()))
+	d := processortest.New(t, topology, append(opts, processortest.StartingAt(time.UnixMilli(0).UTC()))...)
 	names := c.Spec.outputs()
 	outputs := make([]*processortest.OutputTopic[string, string], len(names))
 	for i, name := range names {
@@ -197,6 +206,7 @@ func pipe(t *testing.T, c *testCase, build func(b *builder)) result {
 		} else {
 			processortest.Input(d, b.topic(in.Topic)).PipeRecord(in.record())
 		}
+		each(d, step == len(c.Inputs)-1)
 		for i, out := range outputs {
 			for _, r := range out.Read() {
 				got.records = append(got.records, outputRow(names[i], r, step))
