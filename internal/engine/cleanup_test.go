@@ -58,7 +58,7 @@ func TestOldDirectoriesAreRemoved(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(r.settings.StateDir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(outside, filepath.Join(r.settings.StateDir, "in/8")); err != nil {
+	if err := os.Symlink(outside, filepath.Join(r.settings.StateDir, "in", "8")); err != nil {
 		t.Fatal(err)
 	}
 	p := r.start(t)

@@ -68,7 +68,10 @@ func (s *session) checkShape(ctx context.Context, c *control, is *shape, found k
 	if err := k.compare(ctx, k.there); err != nil {
 		return nil, err
 	}
-	return k, k.checkLost(ctx)
+	if err := k.checkLost(ctx); err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // compare judges the differences. An input that was made anew is none when its offsets were set by hand since.

@@ -119,7 +119,10 @@ func readControl(ctx context.Context, adm *kadm.Client, opts []kgo.Opt, app stri
 	if start.Offset >= end.Offset {
 		return c, nil
 	}
-	return c, c.read(ctx, opts, topic, start.Offset)
+	if err := c.read(ctx, opts, topic, start.Offset); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // read reads the records from an offset to the end.

@@ -197,7 +197,7 @@ func (c *comparison) sub(was *shapeSub) {
 	for i := range was.Sources {
 		if src := &was.Sources[i]; src.Internal && c.there(src.Topic, src.TopicID) {
 			kept = true
-			c.repartition(was, src)
+			c.repartition(src)
 		}
 	}
 	for i := range was.Stores {
@@ -262,7 +262,7 @@ func (c *comparison) inputs(was *shapeSub) {
 }
 
 // repartition compares an internal topic, which may hold records that were not processed yet.
-func (c *comparison) repartition(was *shapeSub, src *shapeSource) {
+func (c *comparison) repartition(src *shapeSource) {
 	is := c.is.sub(src.Topic)
 	if is == nil {
 		c.add(orphaned, src.Topic, src.Topic,

@@ -119,7 +119,7 @@ func TestRightsAreMinimal(t *testing.T) {
 				s.config.Kafka = append(s.config.Kafka, kgo.SASL(plain.Auth{User: "app", Pass: "app"}.AsMechanism()))
 				return s
 			}
-			err, warnings := c.useRights(t, member, in, app)
+			warnings, err := c.useRights(t, member, in, app)
 			if without == nil {
 				if err != nil {
 					t.Errorf("with all rights it ended with %v", err)
@@ -136,9 +136,9 @@ func TestRightsAreMinimal(t *testing.T) {
 	}
 }
 
-// useRights does all there is to do, and returns the first error that a member ended with, and what was logged of
-// denials otherwise.
-func (c *cluster) useRights(t *testing.T, member func(int) setup, in, app string) (ended error, warnings []string) {
+// useRights does all there is to do, and returns what was logged of denials, and the first error that a member ended
+// with.
+func (c *cluster) useRights(t *testing.T, member func(int) setup, in, app string) (warnings []string, ended error) {
 	t.Helper()
 	first := member(0)
 	crash := make(chan struct{})
@@ -193,7 +193,7 @@ func (c *cluster) useRights(t *testing.T, member func(int) setup, in, app string
 	send()
 	members = append(members, first.run(t))
 	if !wait() {
-		return ended, nil
+		return nil, ended
 	}
 	until(t, 40*time.Second, "the repartition topic to be purged, or an end", func() bool {
 		starts, err := c.adm.ListStartOffsets(t.Context(), app+"-by-value-repartition")
@@ -201,7 +201,7 @@ func (c *cluster) useRights(t *testing.T, member func(int) setup, in, app string
 		return members[0].ended() || err == nil && ok && at.Offset > 0
 	})
 	if members[0].ended() {
-		return members[0].err, nil
+		return nil, members[0].err
 	}
 	// The first dies in the middle of a transaction; another has to take over from it.
 	close(crash)
@@ -209,11 +209,11 @@ func (c *cluster) useRights(t *testing.T, member func(int) setup, in, app string
 	until(t, 20*time.Second, "the crash", members[0].ended)
 	members = append(members, member(1).run(t))
 	if !wait() {
-		return ended, nil
+		return nil, ended
 	}
 	members[1].cancel()
 	if err := members[1].end(30 * time.Second); err != nil {
-		return err, nil
+		return nil, err
 	}
 	return nil, nil
 }

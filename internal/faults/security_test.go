@@ -168,7 +168,7 @@ func (j *journal) has(secret string) (where string, ok bool) {
 	text := j.b.Bytes()
 	for _, form := range []string{
 		secret, hex.EncodeToString([]byte(secret)), strings.ToUpper(hex.EncodeToString([]byte(secret))),
-		base64.StdEncoding.EncodeToString([]byte(secret)), fmt.Sprint([]byte(secret)),
+		base64.StdEncoding.EncodeToString([]byte(secret)), fmt.Sprintf("%v", []byte(secret)),
 		strings.TrimRight(base64.StdEncoding.EncodeToString([]byte(secret))[:len(secret)], "="),
 	} {
 		if i := bytes.Index(text, []byte(form)); i >= 0 {

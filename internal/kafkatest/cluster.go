@@ -39,7 +39,8 @@ func StartCluster(dir string, brokers int) (*Cluster, error) {
 	if c.port, err = freeRange(2 * brokers); err != nil {
 		return nil, err
 	}
-	return c, c.Start()
+	err = c.Start()
+	return c, err
 }
 
 // Start starts the brokers that do not run, and returns when all serve.
