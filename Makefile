@@ -121,6 +121,10 @@ ci: ## what the CI runs
 
 N ?= 300
 SEED ?= 1
+.PHONY: conformance
+conformance: ## replay cases of what Kafka Streams does, the project's own or those in DIR=…; ends with how many passed
+	@CONFORMANCE_DIR=$(abspath $(DIR)) $(GO) test -count=1 -run '^TestConformance$$' -v ./internal/conformance | grep -v -e '^=== ' -e '--- PASS' -e '^PASS' -e '^ok'
+
 .PHONY: conformance-random
 conformance-random: ## random cases against the real Kafka Streams: ORACLE_JAR=… N=300 SEED=1 (needs Java)
 	@test -n "$(ORACLE_JAR)" || { echo "set ORACLE_JAR to a jar that answers: java -jar JAR record IN OUT"; exit 1; }

@@ -48,6 +48,11 @@ func streamStreamJoin(b *builder) {
 	}
 	for i := range max(1, b.Times) {
 		s := state.Join(b.named("join-"+strconv.Itoa(i)), serde.String, serde.String, serde.String, w.MinRetention())
+		if i == 0 && b.Self && b.Optimize && !b.Repartition {
+			// A record meets itself, so an outer join is none.
+			left = stream.SelfJoinWindow(left, w, s, func(_, l, r string) string { return b.join(l, r) })
+			continue
+		}
 		switch b.Kind {
 		case "left":
 			left = stream.LeftJoinWindow(left, right, w, s, func(_, l string, r processor.Opt[string]) string {
@@ -58,10 +63,6 @@ func streamStreamJoin(b *builder) {
 				return b.join(opt(l), opt(r))
 			})
 		default:
-			if b.Self && b.Optimize {
-				left = stream.SelfJoinWindow(left, w, s, func(_, l, r string) string { return b.join(l, r) })
-				continue
-			}
 			left = stream.JoinWindow(left, right, w, s, func(_, l, r string) string { return b.join(l, r) })
 		}
 	}

@@ -44,10 +44,7 @@ func (g *gen) time() int64 {
 }
 
 func (g *gen) candidate() int64 {
-	span := pick(g, append([]int64{1}, g.spans...)...)
-	if span == 0 {
-		span = 1
-	}
+	span := max(1, pick(g, append([]int64{1}, g.spans...)...))
 	near := pick[int64](g, -1, 0, 0, 1)
 	var at int64
 	switch n := g.IntN(100); {

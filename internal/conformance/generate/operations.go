@@ -114,19 +114,23 @@ func someStreamStreamJoin(g *gen, c *testCase) {
 	c.Spec["kind"], c.Spec["before_ms"], c.Spec["after_ms"], c.Spec["grace_ms"] = kind, before, after, grace
 	g.joiner(c)
 	topics := [][2]string{{"left", "L"}, {"right", "R"}}
-	switch n := g.IntN(100); {
-	case n < 15:
-		c.Spec["times"] = 2
-		if g.chance(20) {
-			c.Spec["repartition"] = true
-		}
-	case n < 30:
-		c.Spec["repartition"] = true
-	case n < 42:
+	c.Spec["repartition"] = g.chance(18)
+	if g.chance(14) {
 		c.Spec["self"], topics = true, topics[:1]
-		if kind == "inner" {
-			c.Spec["optimize"] = g.chance(50)
+	}
+	if g.chance(16) {
+		c.Spec["times"] = 2
+		if kind == "inner" && g.chance(20) {
+			c.Spec["times"] = 3
 		}
+	}
+	c.Spec["optimize"] = g.chance(10) || (c.Spec["self"] == true && g.chance(50))
+	if kind == "inner" && g.chance(5) { // partners from before or after only
+		before, after = -after, after+before
+		if g.chance(50) {
+			before, after = after, before
+		}
+		c.Spec["before_ms"], c.Spec["after_ms"] = before, after
 	}
 	g.spans = []int64{before, after, grace, before + after, before + after + grace}
 	g.useKeys(anyKeys()...)

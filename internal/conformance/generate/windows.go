@@ -125,6 +125,9 @@ func windowAggregate(g *gen, c *testCase) {
 		c.Spec["emit"] = "update"
 	case n < 65:
 		c.Spec["suppress_until_close"] = true
+		if g.chance(20) {
+			c.Spec["emit"] = "close"
+		}
 		c.Spec["outputs"] = []string{"output-raw", "output-suppressed"}
 		c.Compare = "sequence_per_topic"
 	}
