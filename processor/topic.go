@@ -125,7 +125,8 @@ func (r Repartition[K, V]) WithPartitions(n int) *Repartition[K, V] {
 }
 
 // WithNoKeys returns the repartition topic with a place for records without a key, on any partition: left and outer joins
-// make results of them. Otherwise they are dropped and counted.
+// make results of them, and a join of two streams goes by their times even on the side that has no results without a partner.
+// Otherwise they are dropped and counted.
 func (r Repartition[K, V]) WithNoKeys() *Repartition[K, V] {
 	r.keepNoKey = true
 	return &r

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -50,6 +51,11 @@ var topologies = map[string]func(b *builder){}
 
 func replay(t *testing.T, c *testCase) {
 	t.Helper()
+	defer func() {
+		if p := recover(); p != nil { // the other cases are to be counted
+			t.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
 	op := c.Spec.Op
 	if op == "" {
 		op = "partition-choice"
