@@ -102,7 +102,8 @@ func (s *session) fetchError(topic string, partition int32, err error) error {
 		s.lookForReset()
 		return nil
 	case errors.Is(err, kerr.OffsetOutOfRange):
-		return s.leftRange(topic, partition, err)
+		s.leftRange(topic, partition, err)
+		return nil
 	case errors.As(err, &loss):
 		return &Error{
 			Kind: ErrDataLoss, Topic: topic, Partition: partition, Err: err,

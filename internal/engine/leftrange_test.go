@@ -4,17 +4,34 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
-// TestPositionGoneWhileRunning refuses a fetch of a running task. Another member may have taken the task over, processed
-// what comes next, and purged it, while this one was stopped: only what is committed can tell, and the next session asks.
-func TestPositionGoneWhileRunning(t *testing.T) {
-	t.Parallel()
-	s := &session{e: &Engine{cfg: &Settings{OnOutOfRange: OutOfRangeFail}}}
-	err := s.leftRange("in", 0, kerr.OffsetOutOfRange)
-	var again *rebuildError
-	if !errors.As(err, &again) || !errors.Is(err, kerr.OffsetOutOfRange) {
-		t.Errorf("got %v, want a rebuild", err)
+// A member that was stopped while another processed and purged what it was about to read begins anew from what is
+// committed. Only if nothing is does it end at once: the next session would not notice that anything is missing.
+func TestLeftRange(t *testing.T) {
+	holds := &ranges{
+		starts: kadm.ListedOffsets{"in": {0: {Topic: "in", Offset: 50}}},
+		ends:   kadm.ListedOffsets{"in": {0: {Topic: "in", Offset: 100}}},
+	}
+	s := &session{}
+	for _, tc := range []struct {
+		name      string
+		next      int64
+		committed bool
+		err       error
+		ends      bool
+	}{
+		{name: "purged by another", next: 10, committed: true},
+		{name: "expired before anything was committed", next: 10, ends: true},
+		{name: "in range by now", next: 60},
+		{name: "broker away", next: 10, err: kerr.NotCoordinator},
+	} {
+		err := s.endInput(&input{topic: "in", next: tc.next}, holds, tc.committed, tc.err, kerr.OffsetOutOfRange)
+		var again *rebuildError
+		if errors.As(err, &again) == tc.ends || errors.Is(err, ErrOffsetOutOfRange) != tc.ends {
+			t.Errorf("%s: %v", tc.name, err)
+		}
 	}
 }

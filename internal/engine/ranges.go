@@ -144,17 +144,11 @@ func (s *session) moved(m OffsetMove) {
 	}
 }
 
-// leftRange handles a fetch that the broker refused because the position has expired meanwhile, or never was there. It
-// returns an error where the policy is to fail.
-func (s *session) leftRange(topic string, partition int32, cause error) error {
-	if s.e.cfg.OnOutOfRange == OutOfRangeFail {
-		// A member that was stopped for a while may find that another one has processed and purged what it was about to
-		// read. The next session starts from what is committed, and fails if that is gone.
-		return rebuild("read %s[%d]: %w", topic, partition, cause)
-	}
+// leftRange handles a fetch that the broker refused because the position has expired meanwhile, or never was there.
+func (s *session) leftRange(topic string, partition int32, cause error) {
 	parts := s.inputs[topic]
 	if int(partition) >= len(parts) || parts[partition] == nil || parts[partition].moving {
-		return nil
+		return
 	}
 	in := parts[partition]
 	in.moving = true
@@ -164,9 +158,29 @@ func (s *session) leftRange(topic string, partition int32, cause error) error {
 		ctx, cancel := context.WithTimeout(s.ctx, adminTimeout)
 		defer cancel()
 		r, err := s.ranges(ctx, []string{topic})
-		s.post(func() error { return s.moveInput(in, r, err) })
+		if err != nil || s.e.cfg.OnOutOfRange != OutOfRangeFail {
+			s.post(func() error { return s.moveInput(in, r, err) })
+			return
+		}
+		offsets, err := s.committedOffsets(ctx, []string{topic})
+		committed, ok := offsets.Lookup(topic, partition)
+		s.post(func() error { return s.endInput(in, r, ok && committed.At >= 0, errors.Join(err, committed.Err), cause) })
 	}()
-	return nil
+}
+
+// endInput ends the processing of an input whose position is gone, where the policy is to fail. A member that was stopped
+// for a while may only have found that another one has processed and purged what it was about to read: if anything is
+// committed, the next session starts from that, and fails if it is gone. If nothing is, the next session would start with
+// what is left, as if nothing had been lost.
+func (s *session) endInput(in *input, r *ranges, committed bool, err, cause error) error {
+	in.moving = false
+	if err == nil && !committed {
+		m, err := r.move(topicPartition{in.topic, in.partition}, in.next)
+		if err == nil && m.From != m.To {
+			return outOfRange(m)
+		}
+	}
+	return rebuild("read %s[%d]: %w", in.topic, in.partition, errors.Join(cause, err))
 }
 
 // moveInput moves the fetch position of an input into what its topic holds. What was fetched before is processed first.
