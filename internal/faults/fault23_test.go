@@ -63,7 +63,7 @@ func TestFault23SlowSink(t *testing.T) {
 			if _, ok := m.resident(); !ok {
 				t.Skip("the system does not tell how much memory a process has")
 			}
-			value := bytes.Repeat([]byte("v"), 400)
+			value := bytes.Repeat([]byte("v"), 1000)
 			var early, most, earlyRecords int
 			began := time.Now()
 			for time.Since(began) < long {
