@@ -124,9 +124,9 @@ func (r Repartition[K, V]) WithPartitions(n int) *Repartition[K, V] {
 	return &r
 }
 
-// WithNoKeys returns the repartition topic with a place for records without a key, on any partition: left and outer joins
-// make results of them, and a join of two streams goes by their times even on the side that has no results without a partner.
-// Otherwise they are dropped and counted.
+// WithNoKeys returns the repartition topic with a place for records without a key, on any partition: left and outer
+// joins make results of them, and those of two streams go by their times, on either side. Otherwise they are dropped
+// and counted.
 func (r Repartition[K, V]) WithNoKeys() *Repartition[K, V] {
 	r.keepNoKey = true
 	return &r
