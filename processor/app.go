@@ -236,7 +236,7 @@ func (a *App) settings(c Config, seams engine.Seams) engine.Settings {
 		Brokers: c.Brokers, Kafka: c.Kafka, InstanceID: c.InstanceID, TransactionalID: c.TransactionalID,
 		InMemory: c.InMemory, ExactlyOnce: !c.AtLeastOnce, Workers: c.Workers, MaxCalls: c.MaxCalls,
 		CommitInterval: c.CommitInterval, TransactionTimeout: c.TransactionTimeout, SessionTimeout: c.SessionTimeout,
-		HeartbeatInterval: min(c.SessionTimeout/10, 3*time.Second), RebalanceTimeout: c.RebalanceTimeout,
+		HeartbeatInterval: min(c.SessionTimeout/10, time.Second), RebalanceTimeout: c.RebalanceTimeout,
 		LeaveOnStop: c.LeaveOnStop, QueueRecords: c.QueueRecords, QueueBytes: c.QueueBytes,
 		FetchMaxBytes: int32(c.FetchMaxBytes), FetchMaxPartitionBytes: int32(c.FetchMaxPartitionBytes),
 		MaxDecompressBytes: c.MaxDecompressBytes, MaxRecordBytes: int32(c.MaxRecordBytes),
