@@ -33,7 +33,7 @@ func (s *session) begin() error {
 	if err := s.cl.BeginTransaction(); err != nil {
 		return rebuild("begin a transaction: %w", err)
 	}
-	s.inTxn = true
+	s.inTxn, s.offered = true, false
 	return nil
 }
 
@@ -222,6 +222,7 @@ func (s *session) commitTransaction(batches []pending) error {
 		// The commit may have happened. Only a restore can tell.
 		return rebuild("end the transaction: %w", err)
 	}
+	s.lastTxn = time.Now()
 	if err := rebuildUnlessTyped(s.e.at("after-end")); err != nil {
 		return err
 	}
@@ -325,6 +326,9 @@ func (e *abortError) Unwrap() error { return e.cause }
 func (s *session) abortTransaction(ctx context.Context) error {
 	if err := s.cl.AbortBufferedRecords(ctx); err != nil {
 		return fmt.Errorf("engine: abort buffered records: %w", err)
+	}
+	if s.offered {
+		s.forgetFormer() // the last transaction that carried offsets is not the one that was committed
 	}
 	s.inTxn = false
 	if err := s.cl.EndTransaction(ctx, kgo.TryAbort); err != nil {

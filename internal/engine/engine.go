@@ -63,7 +63,8 @@ type Engine struct {
 	board   board
 	metrics *metrics
 
-	met metMembers
+	met    metMembers
+	former former
 
 	relapses relapses
 
@@ -177,6 +178,7 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	}
 	defer unlock()
 	defer e.setState(StateStopped)
+	e.recallFormer()
 
 	e.setState(StateStarting)
 	globals, err := e.openGlobals(ctx)
