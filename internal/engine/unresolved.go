@@ -9,11 +9,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// A broker holds committed offsets back for as long as a transaction that carries newer ones is not decided, and decides
-// it after its timeout at the latest. A broker that is killed at the wrong moment can lose the end of a transaction,
-// though (seen with Apache Kafka 4.3.0: the coordinator wrote that a transaction was complete, and never the marker for the
-// offsets' topic). Then the client waits for ever, and nothing in it says so. Where the transaction was this member's own, and is
-// known to have been committed, the member mends it (unstick.go).
+// A broker holds committed offsets back for as long as a transaction that carries newer ones is not decided, and
+// decides it after its timeout at the latest. A broker that is killed at the wrong moment can lose the end of a
+// transaction, though (seen with Apache Kafka 4.3.0: the coordinator wrote that a transaction was complete, and never
+// the marker for the offsets' topic). Then the client waits for ever, and nothing in it says so. Where the transaction
+// was this member's own, and is known to have been committed, the member mends it (unstick.go).
 
 // unresolved is what is known of inputs whose committed offsets do not come.
 type unresolved struct {
