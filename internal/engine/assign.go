@@ -190,10 +190,23 @@ func (s *session) assigned(partitions map[string][]int32, member string) error {
 	if !s.joined {
 		s.joined = true
 		s.e.board.hasJoined()
-		s.announceIfChanged()
+		s.forceRebalanceIfChanged()
 	}
 	s.updateState()
 	return nil
+}
+
+// forceRebalanceIfChanged asks for a new assignment after a static member came back with another topology: the
+// coordinator gives it what it had before, whatever it subscribes to now.
+func (s *session) forceRebalanceIfChanged() {
+	if s.e.cfg.InstanceID == "" || s.e.joinedAs(s.e.joinMark()) {
+		return
+	}
+	s.log.Info("first join with this topology: asking for a rebalance", zap.String("fingerprint", s.e.p.Fingerprint))
+	s.cl.ForceRebalance()
+	if err := s.e.rememberJoin(s.e.joinMark()); err != nil {
+		s.log.Warn("cannot remember the topology in the state directory", zap.Error(err))
+	}
 }
 
 // own returns the input of a partition, making its task where that is new.

@@ -23,29 +23,25 @@ const (
 	forceDelay = 100 * time.Millisecond
 	// settleDelay is how long owners get to give up what the assignment that a session begins with takes from them.
 	settleDelay = time.Second
-	// announceLimit is how long a member that is another than it was waits for its committed offsets before it says so: a
-	// rebalance that starts meanwhile takes the answer away, and its tasks stand still until that is over.
-	announceLimit = 5 * time.Second
 )
 
 // membership is the part of a session that deals with the group: what this member says of itself, and what the leader
 // told it. What is not said to be shared belongs to the session's goroutine.
 type membership struct {
-	b          *balancer
-	made       chan struct{}      // closed when the session's client is there for the balancer's callbacks
-	previous   map[string][]int32 // of the client's goroutine: the assignment before
-	round      atomic.Int64       // shared: counts joins; what was known of the group before one is worth nothing after it
-	copies     map[task.ID]bool   // that this member was told to keep; true: to warm up for a move here
-	ends       map[task.ID]int64  // changelog positions of tasks that ran here, as last seen
-	near       map[task.ID]bool   // copies that came near
-	nextTell   time.Time          // when to bring up to date what the next join says
-	forceAt    time.Time          // when to ask for a rebalance; zero: never
-	forced     time.Time          // when the last one was asked for
-	forceGap   time.Duration      // to keep between two
-	settleAt   time.Time          // when to ask for one that our former self left to be asked for; zero: never
-	looking    atomic.Bool        // shared: a look for a reset is under way
-	announceBy time.Time          // when to ask for one because this member is another than it was; zero: never
-	moved      bool               // a task came here since the last one was asked for
+	b        *balancer
+	made     chan struct{}      // closed when the session's client is there for the balancer's callbacks
+	previous map[string][]int32 // of the client's goroutine: the assignment before
+	round    atomic.Int64       // shared: counts joins; what was known of the group before one is worth nothing after it
+	copies   map[task.ID]bool   // that this member was told to keep; true: to warm up for a move here
+	ends     map[task.ID]int64  // changelog positions of tasks that ran here, as last seen
+	near     map[task.ID]bool   // copies that came near
+	nextTell time.Time          // when to bring up to date what the next join says
+	forceAt  time.Time          // when to ask for a rebalance; zero: never
+	forced   time.Time          // when the last one was asked for
+	forceGap time.Duration      // to keep between two
+	settleAt time.Time          // when to ask for one that our former self left to be asked for; zero: never
+	looking  atomic.Bool        // shared: a look for a reset is under way
+	moved    bool               // a task came here since the last one was asked for
 }
 
 // placementLimits are this member's settings, for when it is the leader.
@@ -212,7 +208,6 @@ func (s *session) keepMembership(now time.Time) {
 		s.log.Info("partitions are withheld, and nobody gives them up")
 		s.wantRebalance()
 	}
-	s.announce(now)
 	force := !g.forceAt.IsZero() && !now.Before(g.forceAt)
 	if !force && now.Before(g.nextTell) {
 		return
@@ -226,38 +221,6 @@ func (s *session) keepMembership(now time.Time) {
 	g.forceGap = min(2*g.forceGap, forceGapLimit)
 	s.log.Info("asking for a rebalance: a task can move here")
 	s.cl.ForceRebalance()
-}
-
-// announceIfChanged prepares to ask for a new assignment after a static member came back with another topology: the
-// coordinator gives it what it had before, whatever it subscribes to now.
-func (s *session) announceIfChanged() {
-	if s.e.cfg.InstanceID != "" && !s.e.joinedAs(s.e.joinMark()) {
-		s.group.announceBy = time.Now().Add(announceLimit)
-	}
-}
-
-// announce asks for the new assignment once all inputs of this member know where to start.
-func (s *session) announce(now time.Time) {
-	g := &s.group
-	if g.announceBy.IsZero() || now.Before(g.announceBy) && s.locating() {
-		return
-	}
-	g.announceBy = time.Time{}
-	s.log.Info("first join with this topology: asking for a rebalance", zap.String("fingerprint", s.e.p.Fingerprint))
-	s.cl.ForceRebalance()
-	if err := s.e.rememberJoin(s.e.joinMark()); err != nil {
-		s.log.Warn("cannot remember the topology in the state directory", zap.Error(err))
-	}
-}
-
-// locating tells whether the committed offset of an input of ours is still asked for.
-func (s *session) locating() bool {
-	for _, t := range s.tasks {
-		if slices.ContainsFunc(t.inputs, func(in *input) bool { return in.owned && !in.located }) {
-			return true
-		}
-	}
-	return false
 }
 
 // joinMark is what a member remembers of its last join. A static member that comes back with another one has to ask for
