@@ -119,14 +119,16 @@ func TestFault06Moves(t *testing.T) {
 	if err := fake.RemoveNode(0); err != nil {
 		t.Fatal(err)
 	}
-	took := c.resumed(time.Now(), 30*time.Second)
+	took := c.resumed(time.Now(), time.Minute)
 	if _, _, err := fake.AddNode(0, port); err != nil {
 		t.Fatal(err)
 	}
-	took = max(took, c.resumed(time.Now(), 30*time.Second))
+	took = max(took, c.resumed(time.Now(), time.Minute))
 	t.Logf("without a broker for a while: resumed after %v, %d rebuilds", took.Round(time.Millisecond), len(l.rebuilds()))
-	if took > 15*time.Second {
-		t.Errorf("resumed after %v, want less than 15 s", took)
+	// Mostly it takes a tenth of a second. Where the embedded broker's coordinators do not agree for a while on who they
+	// are, a commit is tried twice for as long as its patience lasts before the client is made anew.
+	if took > 45*time.Second {
+		t.Errorf("resumed after %v, want less than 45 s", took)
 	}
 	stop()
 	c.settle(30 * time.Second)
