@@ -164,7 +164,9 @@ func (s *session) leftRange(topic string, partition int32, cause error) {
 		}
 		offsets, err := s.committedOffsets(ctx, []string{topic})
 		committed, ok := offsets.Lookup(topic, partition)
-		s.post(func() error { return s.endInput(in, r, ok && committed.At >= 0, errors.Join(err, committed.Err), cause) })
+		s.post(func() error {
+			return s.endInput(in, r, ok && committed.At >= 0, errors.Join(err, committed.Err), cause)
+		})
 	}()
 }
 

@@ -208,7 +208,7 @@ func (s sample) String() string {
 // sample looks at the member's process.
 func (m *member) sample() (s sample, err error) {
 	m.mu.Lock()
-	proc := filepath.Join("/", "proc", strconv.Itoa(m.cmd.Process.Pid))
+	proc := "/proc/" + strconv.Itoa(m.cmd.Process.Pid)
 	m.mu.Unlock()
 	status, err := os.ReadFile(filepath.Join(proc, "status"))
 	if err != nil {
