@@ -33,8 +33,8 @@ test: ## vet and test everything, on the embedded broker
 	$(GO) test -timeout 15m ./...
 
 .PHONY: race
-race: ## test under the race detector (needs a C compiler)
-	$(GO) test -race -timeout 25m $(PKG)
+race: ## test under the race detector, a package at a time (needs a C compiler)
+	$(GO) test -race -p 1 -timeout 25m $(PKG)
 
 .PHONY: lint
 lint: $(LINT) ## run golangci-lint, building it first if need be (a minute or two)

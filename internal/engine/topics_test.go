@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -211,10 +212,9 @@ func TestStateIsRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	run("lost directory", true)
-	damaged := map[task.ID]bool{}
+	var damaged sync.Map
 	r.program.OpenState = func(id task.ID, dir string) (state.Backend, error) {
-		if !damaged[id] {
-			damaged[id] = true
+		if _, was := damaged.LoadOrStore(id, true); !was {
 			return nil, errors.Join(errors.New("torn"), state.ErrCorrupt)
 		}
 		return r.disk.open(id, dir)

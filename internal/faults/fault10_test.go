@@ -97,12 +97,15 @@ func TestFault10FileSizeLimit(t *testing.T) {
 		m := spawn(t, spec)
 		m.waitRunning(30 * time.Second)
 		// Long keys fill a table in memory, after which the database needs another file.
-		for i := 0; !m.ended() && !slices.Contains(m.said(saysState), "stopping"); i++ {
-			if i == 60 {
-				t.Fatalf("the limit was not hit: %s", m.transcript())
-			}
+		hit := func() bool { return m.ended() || slices.Contains(m.said(saysState), "stopping") }
+		for i := 0; i < 60 && !hit(); i++ {
 			f.sendKeys(1000, func(n int) string { return fmt.Sprintf("%08d-%s", i*1000+n, strings.Repeat("k", 1000)) })
 			time.Sleep(20 * time.Millisecond)
+		}
+		for deadline := time.Now().Add(2 * time.Minute); !hit(); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the limit was not hit: %s", m.transcript())
+			}
 		}
 		if end := m.wait(time.Minute); !strings.Contains(end, engine.ErrNoSpace.Error()) {
 			t.Fatalf("ended with %q: %s", end, m.transcript())

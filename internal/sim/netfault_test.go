@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -133,15 +134,20 @@ func (n *netRun) feedTxn(cl *kgo.Client, records []*kgo.Record) error {
 	if err := cl.BeginTransaction(); err != nil {
 		return err
 	}
-	if err := cl.ProduceSync(context.Background(), records...).FirstErr(); err != nil {
-		return err
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := cl.ProduceSync(ctx, records...).FirstErr(); err != nil {
+		return fmt.Errorf("in a transaction: %w", err)
 	}
 	time.Sleep(n.upTo(400 * time.Millisecond))
 	commit := n.intN(3) > 0
 	if commit {
 		n.sent(records)
 	}
-	return cl.EndTransaction(context.Background(), kgo.TransactionEndTry(commit))
+	if err := cl.EndTransaction(ctx, kgo.TransactionEndTry(commit)); err != nil {
+		return fmt.Errorf("end of a transaction: %w", err)
+	}
+	return nil
 }
 
 func (n *netRun) sent(records []*kgo.Record) {
