@@ -88,6 +88,7 @@ type ResetPlan struct {
 	// Offsets are those that are set.
 	Offsets []OffsetReset `json:"offsets"`
 
+	recorded bool // the control topic is there
 	shape    *shape
 	ids      map[string]string // of the topics in Delete and of those that were deleted before
 	internal []string          // all internal topics that are not kept, there or not
@@ -128,7 +129,8 @@ func (a *Admin) planReset(ctx context.Context, spec ResetSpec) (*ResetPlan, erro
 	}
 	p := &ResetPlan{
 		App: spec.App, To: spec.To.String(), Members: []GroupMember{}, Delete: []string{}, Keep: []string{},
-		Unknown: []string{}, Tasks: []string{}, Offsets: []OffsetReset{}, shape: rec.shape, mark: rec.mark,
+		Unknown: []string{}, Tasks: []string{}, Offsets: []OffsetReset{},
+		recorded: rec.control.exists, shape: rec.shape, mark: rec.mark,
 	}
 	p.Unfinished = rec.mark != nil && rec.mark.Done.IsZero()
 	g, err := a.group(ctx, spec.App)
@@ -266,6 +268,20 @@ func (spec *ResetSpec) choose(inputs []string) (map[string][]int32, error) {
 	return chosen, nil
 }
 
+// visible tells which of some topics may not be looked at, if one may not.
+func (a *Admin) visible(ctx context.Context, topics []string) error {
+	for _, t := range topics {
+		meta, err := a.adm.Metadata(ctx, t)
+		if err == nil {
+			err = meta.Topics[t].Err
+		}
+		if denied := authError(err, t, "describe the topic"); denied != nil {
+			return denied
+		}
+	}
+	return nil
+}
+
 // planOffsets works out the new offsets.
 func (a *Admin) planOffsets(ctx context.Context, p *ResetPlan, spec ResetSpec, chosen map[string][]int32) error {
 	topics := make([]string, 0, len(chosen))
@@ -275,6 +291,9 @@ func (a *Admin) planOffsets(ctx context.Context, p *ResetPlan, spec ResetSpec, c
 	slices.Sort(topics)
 	if len(topics) == 0 {
 		return nil
+	}
+	if err := a.visible(ctx, topics); err != nil {
+		return err
 	}
 	starts, err := a.adm.ListStartOffsets(ctx, topics...)
 	if err != nil {
@@ -355,6 +374,8 @@ const (
 
 const (
 	memberPause = 100 * time.Millisecond
+	// forgetPatience bounds how long the brokers may take to forget the offsets of a topic that is gone.
+	forgetPatience = 5 * time.Second
 	// memberPatience bounds how long members that were removed may come back, and a process may hold its directory.
 	memberPatience = 30 * time.Second
 )
@@ -467,13 +488,20 @@ func (r *resetting) mark(ctx context.Context) error {
 			}
 		}
 	}
-	r.o.Progress(StepMark, "record in "+ControlTopic(r.p.App)+" that a reset begins")
+	topic := ControlTopic(r.p.App)
+	r.o.Progress(StepMark, "record in "+topic+" that a reset begins")
+	if r.p.recorded {
+		return r.record(ctx)
+	}
 	config := map[string]*string{
 		"cleanup.policy": kadm.StringPtr("compact"), timestampType: kadm.StringPtr(brokerTime),
 	}
-	resp, err := r.a.adm.CreateTopics(ctx, 1, -1, config, ControlTopic(r.p.App))
+	resp, err := r.a.adm.CreateTopics(ctx, 1, -1, config, topic)
 	if err == nil {
-		err = resp[ControlTopic(r.p.App)].Err
+		err = resp[topic].Err
+	}
+	if denied := authError(err, topic, "create the topic"); denied != nil {
+		return denied
 	}
 	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		return fmt.Errorf("engine: create the control topic: %w", err)
@@ -603,32 +631,8 @@ func (r *resetting) state(context.Context) error {
 func (r *resetting) offsets(ctx context.Context) error {
 	ctx, cancel := r.a.within(ctx)
 	defer cancel()
-	// A transaction that is still open, with offsets in it, is waited for: its end would put them over ours.
-	committed, err := r.a.committed(kadm.RequireStable(ctx), r.p.App)
-	if err != nil {
+	if err := r.forget(ctx); err != nil {
 		return err
-	}
-	forget := kadm.TopicsSet{}
-	for _, t := range r.p.internal {
-		for n := range committed[t] {
-			forget.Add(t, n)
-		}
-	}
-	if len(forget) > 0 {
-		deleted, err := r.a.adm.DeleteOffsets(ctx, r.p.App, forget)
-		if err == nil {
-			deleted.EachError(func(_ string, _ int32, e error) {
-				if !errors.Is(e, kerr.UnknownTopicOrPartition) { // the brokers forget them with the topic
-					err = e
-				}
-			})
-		}
-		if memberJoined(err) {
-			return lateMember(err)
-		}
-		if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
-			return fmt.Errorf("engine: forget the offsets of internal topics: %w", err)
-		}
 	}
 	if len(r.p.Offsets) == 0 {
 		return nil
@@ -644,6 +648,9 @@ func (r *resetting) offsets(ctx context.Context) error {
 			return nil
 		}
 		if !memberJoined(err) {
+			if denied := authError(err, "", "set the offsets of group "+r.p.App); denied != nil {
+				return denied
+			}
 			return fmt.Errorf("engine: set the offsets: %w", err)
 		}
 		// A member that noticed only now that it was removed has joined again. It ends as soon as it sees the record.
@@ -652,6 +659,46 @@ func (r *resetting) offsets(ctx context.Context) error {
 		}
 		if err := r.members(ctx); err != nil {
 			return err
+		}
+	}
+}
+
+// forget sees to it that the group has no offsets of internal topics. The brokers forget those of a topic that is deleted
+// soon after it; only what they are slow with needs the right to delete them.
+func (r *resetting) forget(ctx context.Context) error {
+	for deadline := r.a.now().Add(forgetPatience); ; {
+		// A transaction that is still open, with offsets in it, is waited for: its end would put them over ours.
+		committed, err := r.a.committed(kadm.RequireStable(ctx), r.p.App)
+		if err != nil {
+			return err
+		}
+		left := kadm.TopicsSet{}
+		for _, t := range r.p.internal {
+			for n := range committed[t] {
+				left.Add(t, n)
+			}
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		deleted, err := r.a.adm.DeleteOffsets(ctx, r.p.App, left)
+		if err == nil {
+			deleted.EachError(func(_ string, _ int32, e error) {
+				if !errors.Is(e, kerr.UnknownTopicOrPartition) { // it is deleted, and they with it in a moment
+					err = e
+				}
+			})
+		}
+		denied := authError(err, "", "forget the offsets of group "+r.p.App)
+		switch {
+		case err == nil || errors.Is(err, kerr.GroupIDNotFound):
+			return nil
+		case memberJoined(err):
+			return lateMember(err)
+		case denied == nil:
+			return fmt.Errorf("engine: forget the offsets of internal topics: %w", err)
+		case r.a.now().After(deadline) || !sleep(ctx, memberPause):
+			return denied
 		}
 	}
 }

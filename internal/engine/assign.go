@@ -191,22 +191,26 @@ func (s *session) assigned(partitions map[string][]int32, member string) error {
 		s.joined = true
 		s.e.board.hasJoined()
 		s.forceRebalanceIfChanged()
+	} else if s.announcing {
+		s.announcing = false
+		if err := s.e.rememberJoin(s.e.joinMark()); err != nil {
+			s.log.Warn("cannot remember the topology in the state directory", zap.Error(err))
+		}
 	}
 	s.updateState()
 	return nil
 }
 
 // forceRebalanceIfChanged asks for a new assignment after a static member came back with another topology: the
-// coordinator gives it what it had before, whatever it subscribes to now.
+// coordinator gives it what it had before, whatever it subscribes to now. That it did so is remembered when the new one
+// is there, so that a member that is killed in between asks again.
 func (s *session) forceRebalanceIfChanged() {
 	if s.e.cfg.InstanceID == "" || s.e.joinedAs(s.e.joinMark()) {
 		return
 	}
 	s.log.Info("first join with this topology: asking for a rebalance", zap.String("fingerprint", s.e.p.Fingerprint))
+	s.announcing = true
 	s.cl.ForceRebalance()
-	if err := s.e.rememberJoin(s.e.joinMark()); err != nil {
-		s.log.Warn("cannot remember the topology in the state directory", zap.Error(err))
-	}
 }
 
 // own returns the input of a partition, making its task where that is new.

@@ -34,14 +34,15 @@ type session struct {
 	cl     *kgo.Client // group member, consumer, producer
 	layout *layout
 
-	memberID string // that all present tasks were assigned to
-	joined   bool
-	tasks    map[task.ID]*taskRun
-	inputs   map[string][]*input       // by topic and partition; nil where the task is not ours
-	closing  map[task.ID]chan struct{} // tasks on their way out; closed when their directory is free
-	starts   chan struct{}             // limits how many tasks restore at once
-	workers  sync.WaitGroup
-	async    sync.WaitGroup // the other goroutines of the session
+	memberID   string // that all present tasks were assigned to
+	joined     bool
+	announcing bool // asked for a rebalance because this member is another than it was, and not through it yet
+	tasks      map[task.ID]*taskRun
+	inputs     map[string][]*input       // by topic and partition; nil where the task is not ours
+	closing    map[task.ID]chan struct{} // tasks on their way out; closed when their directory is free
+	starts     chan struct{}             // limits how many tasks restore at once
+	workers    sync.WaitGroup
+	async      sync.WaitGroup // the other goroutines of the session
 
 	given      []*taskRun // of handleFetches, kept for its memory
 	bars       []bar
