@@ -97,7 +97,7 @@ test-kafka: ## run all tests, those for a real Kafka included; fails if TAILRACE
 	$(if $(filter 0,$(DURATION)),,@$(MAKE) soak)
 
 # What the long tests of failures do: RUNS of KILLS each, from seed SEED on.
-RUNS ?= 15
+kills upgrade: RUNS ?= 15
 KILLS ?= 20
 DURATION ?= 30m
 .PHONY: kills
@@ -131,7 +131,7 @@ conformance-random: ## random cases against the real Kafka Streams: ORACLE_JAR=â
 	dir=$$(mktemp -d) && $(GO) run ./internal/conformance/generate -out $$dir -n $(N) -seed $(SEED) && \
 	java -jar $(ORACLE_JAR) record $$dir $$dir && CONFORMANCE_DIR=$$dir $(GO) test -run '^TestConformance$$' -v ./internal/conformance | tail -n 40
 
-RUNS ?= 10000
+sim: RUNS ?= 10000
 NET_RUNS ?= 300
 TRACE ?= 80
 .PHONY: sim
