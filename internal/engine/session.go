@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/zap"
 
 	"tailrace.dev/internal/task"
@@ -33,8 +35,10 @@ type session struct {
 	adm    *kadm.Client
 	cl     *kgo.Client // group member, consumer, producer
 	layout *layout
+	cut    context.CancelFunc // makes requests of cl that wait fail
 
 	memberID   string // that all present tasks were assigned to
+	left       error  // why the client could not leave the group, if it could not
 	joined     bool
 	announcing bool // asked for a rebalance because this member is another than it was, and not through it yet
 	tasks      map[task.ID]*taskRun
@@ -161,7 +165,9 @@ func (s *session) open(ctx context.Context) error {
 		}
 	}
 	s.runq = make(chan *taskRun, 4*total+64) // a task is in it once; retired ones may linger
-	if s.cl, err = kgo.NewClient(s.memberOpts()...); err != nil {
+	life, cut := context.WithCancel(context.Background())
+	s.cut = cut
+	if s.cl, err = kgo.NewClient(append(s.memberOpts(), kgo.WithContext(life))...); err != nil {
 		return fmt.Errorf("engine: make the client: %w", err)
 	}
 	close(s.group.made)
@@ -449,14 +455,11 @@ func (s *session) close(err error) error {
 	s.cancel()
 	if s.cl != nil {
 		s.cl.AllowRebalance()
-		if s.e.cfg.InstanceID == "" {
-			// Closing leaves the group too, but would wait for a coordinator that is away.
-			ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
-			if err := s.cl.LeaveGroupContext(ctx); err != nil {
-				s.log.Warn("could not leave the group; its place is kept until the session times out", zap.Error(err))
-			}
-			cancel()
-		}
+		// Closing does this too, but would wait for a coordinator that is away, and in a rebalance for the other members.
+		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+		s.left = s.cl.LeaveGroupContext(ctx) // a static member leaves only if it owes the group a join
+		cancel()
+		s.cut()
 		s.cl.Close() // frees workers that wait in the producer
 	}
 	s.workers.Wait()
@@ -468,8 +471,8 @@ func (s *session) close(err error) error {
 	s.calls.wait(s.log)
 	// Whatever was posted and not called belongs to tasks that are closed by now.
 	if s.plain != nil {
-		if s.leaving && !drop && s.cl != nil {
-			s.leave()
+		if s.cl != nil && !s.crashed {
+			s.leave(s.leaving && !drop)
 		}
 		s.plain.Close()
 	}
@@ -479,15 +482,31 @@ func (s *session) close(err error) error {
 	return err
 }
 
-// leave takes this member out of the group for good.
-func (s *session) leave() {
-	if s.e.cfg.InstanceID == "" {
-		return // closing the client left it
+// leave takes this member out of the group: a static one for good, if that is wanted, and another one if its client could
+// not do so.
+func (s *session) leave(forGood bool) {
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group = s.e.p.App
+	m := kmsg.NewLeaveGroupRequestMember()
+	switch {
+	case s.e.cfg.InstanceID == "" && s.left != nil && s.memberID != "":
+		m.MemberID = s.memberID
+	case s.e.cfg.InstanceID != "" && forGood:
+		m.InstanceID = &s.e.cfg.InstanceID
+	default:
+		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
+	m.Reason = kmsg.StringPtr("stopped for good")
+	req.Members = append(req.Members, m)
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
-	_, err := s.adm.LeaveGroup(ctx, kadm.LeaveGroup(s.e.p.App).InstanceIDs(s.e.cfg.InstanceID).
-		Reason("stopped for good"))
+	resp, err := req.RequestWith(ctx, s.plain)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.ErrorCode)
+	}
+	if err == nil && len(resp.Members) > 0 {
+		err = kerr.ErrorForCode(resp.Members[0].ErrorCode)
+	}
 	if err != nil {
 		s.log.Warn("could not leave the group; its place is kept until the session times out", zap.Error(err))
 	}

@@ -82,8 +82,8 @@ func TestFault23SlowSink(t *testing.T) {
 			if behind < int64(f.total)/8 {
 				t.Errorf("only %d of %d records are behind: the sink was not slow", behind, f.total)
 			}
-			// A short run ends while the tables in memory still fill.
-			if grew := most - early; onKafka() && most > early*6/5+16 || grew > came/2+16 || most > 300 {
+			// A short run ends while the tables in memory still fill. The race detector's memory grows by itself.
+			if grew := most - early; !raceDetector && (onKafka() && most > early*6/5+16 || grew > came/2+16 || most > 300) {
 				t.Errorf("memory grew from %d to %d MiB", early, most)
 			}
 			if n := len(m.said(saysRebuilt)) + len(m.said(saysTasks)); n != 1 {
