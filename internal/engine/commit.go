@@ -33,7 +33,7 @@ func (s *session) begin() error {
 	if err := s.cl.BeginTransaction(); err != nil {
 		return rebuild("begin a transaction: %w", err)
 	}
-	s.inTxn, s.offered = true, false
+	s.inTxn = true
 	return nil
 }
 
@@ -326,9 +326,6 @@ func (e *abortError) Unwrap() error { return e.cause }
 func (s *session) abortTransaction(ctx context.Context) error {
 	if err := s.cl.AbortBufferedRecords(ctx); err != nil {
 		return fmt.Errorf("engine: abort buffered records: %w", err)
-	}
-	if s.offered {
-		s.forgetFormer() // the last transaction that carried offsets is not the one that was committed
 	}
 	s.inTxn = false
 	if err := s.cl.EndTransaction(ctx, kgo.TryAbort); err != nil {

@@ -63,8 +63,8 @@ type Engine struct {
 	board   board
 	metrics *metrics
 
-	met    metMembers
-	former former
+	met      metMembers
+	unsticks atomic.Int64 // markers that were written once more, or were to be
 
 	relapses relapses
 
@@ -178,7 +178,6 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	}
 	defer unlock()
 	defer e.setState(StateStopped)
-	e.recallFormer()
 
 	e.setState(StateStarting)
 	globals, err := e.openGlobals(ctx)

@@ -29,19 +29,20 @@ const (
 // told it. What is not said to be shared belongs to the session's goroutine.
 type membership struct {
 	b        *balancer
-	made     chan struct{}      // closed when the session's client is there for the balancer's callbacks
-	previous map[string][]int32 // of the client's goroutine: the assignment before
-	round    atomic.Int64       // shared: counts joins; what was known of the group before one is worth nothing after it
-	copies   map[task.ID]bool   // that this member was told to keep; true: to warm up for a move here
-	ends     map[task.ID]int64  // changelog positions of tasks that ran here, as last seen
-	near     map[task.ID]bool   // copies that came near
-	nextTell time.Time          // when to bring up to date what the next join says
-	forceAt  time.Time          // when to ask for a rebalance; zero: never
-	forced   time.Time          // when the last one was asked for
-	forceGap time.Duration      // to keep between two
-	settleAt time.Time          // when to ask for one that our former self left to be asked for; zero: never
-	looking  atomic.Bool        // shared: a look for a reset is under way
-	moved    bool               // a task came here since the last one was asked for
+	made     chan struct{}            // closed when the session's client is there for the balancer's callbacks
+	previous map[string][]int32       // of the client's goroutine: the assignment before
+	round    atomic.Int64             // shared: counts joins; what was known of the group before one is worth nothing after it
+	copies   map[task.ID]bool         // that this member was told to keep; true: to warm up for a move here
+	ends     map[task.ID]int64        // changelog positions of tasks that ran here, as last seen
+	near     map[task.ID]bool         // copies that came near
+	nextTell time.Time                // when to bring up to date what the next join says
+	forceAt  time.Time                // when to ask for a rebalance; zero: never
+	forced   time.Time                // when the last one was asked for
+	forceGap time.Duration            // to keep between two
+	settleAt time.Time                // when to ask for one that our former self left to be asked for; zero: never
+	live     atomic.Pointer[[]string] // shared: transactional ids of the present members; nil: not known
+	looking  atomic.Bool              // shared: a look for a reset is under way
+	moved    bool                     // a task came here since the last one was asked for
 }
 
 // placementLimits are this member's settings, for when it is the leader.
@@ -110,6 +111,9 @@ func (s *session) synced(partitions map[string][]int32, data *assignmentData) {
 	stalled := data.unsettled && s.group.previous == nil && s.e.cfg.InstanceID != ""
 	s.post(func() error { s.settleSoon(stalled); return nil })
 	s.e.met.add(data.members)
+	if data.known {
+		s.group.live.Store(&data.members)
+	}
 	more := hasMore(partitions, s.group.previous)
 	s.group.previous = partitions
 	if more && s.e.cfg.ExactlyOnce && data.known {

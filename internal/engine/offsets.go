@@ -61,7 +61,6 @@ func (s *session) addOffsets(ctx context.Context, batches []pending) error {
 	if err != nil {
 		return rebuild("get the producer id: %w", err)
 	}
-	s.offered = true
 	// Always first: without it a broker of transaction.version 1 takes the offsets, says yes, and forgets them.
 	add := kmsg.NewPtrAddOffsetsToTxnRequest()
 	add.TransactionalID, add.ProducerID, add.ProducerEpoch = s.e.cfg.TransactionalID, id, epoch

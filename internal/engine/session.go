@@ -80,7 +80,6 @@ type session struct {
 	commits   int
 	aborts    int // in a row
 	inTxn     bool
-	offered   bool      // input offsets were sent to the open transaction
 	lastTxn   time.Time // when one was committed
 	crashed   bool
 	leaving   bool // give up the member's place at the end
@@ -192,22 +191,17 @@ func (s *session) open(ctx context.Context) error {
 // fenceFormerSelf asks for the producer id at once. That aborts what a former life of this process left open, and no
 // request of that life can commit any more.
 func (s *session) fenceFormerSelf(ctx context.Context) error {
-	if err := s.lookAtFormer(ctx); err != nil {
-		return err
-	}
-	if err := s.writeMarker(ctx); err != nil {
+	if err := s.settleFormer(ctx); err != nil {
 		return err
 	}
 	idCtx, cancel := context.WithTimeout(ctx, 2*adminTimeout)
 	defer cancel()
-	id, epoch, err := s.cl.ProducerID(idCtx)
-	if err != nil {
+	if _, _, err := s.cl.ProducerID(idCtx); err != nil {
 		if err := authError(err, "", "use the transactional id "+s.e.cfg.TransactionalID); err != nil {
 			return err
 		}
 		return rebuild("get a producer id: %w", err)
 	}
-	s.noteProducer(id, epoch)
 	return nil
 }
 

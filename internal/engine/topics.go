@@ -22,6 +22,7 @@ type layout struct {
 	retention  map[string]time.Duration // delete.retention.ms of each changelog
 	created    map[string]bool          // internal topics made just now
 	discarded  map[kadm.TopicID]bool    // changelogs that a reset deleted
+	mends      map[string]mending       // producers whose lost markers are being written, by transactional id
 }
 
 // defaultDeleteRetention is Kafka's default of delete.retention.ms.
@@ -98,6 +99,9 @@ func (s *session) checkTopics(ctx context.Context) (*layout, error) {
 		return nil, err
 	}
 	if l.discarded, err = ctl.checkReset(p.App); err != nil {
+		return nil, err
+	}
+	if l.mends, err = mendsOf(ctl); err != nil {
 		return nil, err
 	}
 	want.topics = append(want.topics, controlTopic(p.App))

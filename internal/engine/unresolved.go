@@ -12,8 +12,8 @@ import (
 // A broker holds committed offsets back for as long as a transaction that carries newer ones is not decided, and
 // decides it after its timeout at the latest. A broker that is killed at the wrong moment can lose the end of a
 // transaction, though (seen with Apache Kafka 4.3.0: the coordinator wrote that a transaction was complete, and never
-// the marker for the offsets' topic). Then the client waits for ever, and nothing in it says so. Where the transaction
-// was this member's own, and is known to have been committed, the member mends it (unstick.go).
+// the marker for the offsets' topic). Then the client waits for ever, and nothing in it says so. Where that
+// transaction is known to have been committed, it is mended (unstick.go).
 
 // unresolved is what is known of inputs whose committed offsets do not come.
 type unresolved struct {
@@ -55,6 +55,5 @@ func (s *session) lookForUnresolved(now time.Time) {
 	s.log.Error("committed offsets do not come: either the group's coordinator does not answer, or it waits for a "+
 		"transaction that was ended and lost its end; kafka-transactions.sh find-hanging shows it. Do not abort it "+
 		"before you know that its outputs were aborted, too",
-		zap.Duration("since", now.Sub(u.since).Round(time.Second)), zap.String("inputs", strings.Join(waiting, ", ")),
-		zap.Bool("own_last_transaction_committed", s.e.former.Known))
+		zap.Duration("since", now.Sub(u.since).Round(time.Second)), zap.String("inputs", strings.Join(waiting, ", ")))
 }

@@ -2,8 +2,8 @@ package engine
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,11 +11,11 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// lossy is a broker that says of the producer's last transaction what it is told to say.
+// lossy is a broker that says of the producer's last transaction what it is told to say, until that starts anew.
 type lossy struct {
 	c     *cluster
 	mu    sync.Mutex
@@ -24,12 +24,43 @@ type lossy struct {
 	epoch int16
 	group bool // a transaction of this producer is open and has the group in it, but no offsets
 	ends  atomic.Int64
-	fault *kfake.FaultHandle
+	held  atomic.Bool
+	hits  atomic.Int64 // offsets that were held back
+}
+
+// holdOffsets answers for as long as held says so as a coordinator does that waits for the end of a transaction.
+func holdOffsets(c *cluster, held *atomic.Bool, hits *atomic.Int64) {
+	c.fake.ControlKey(int16(kmsg.OffsetFetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		if !held.Load() {
+			return nil, nil, false
+		}
+		hits.Add(1)
+		resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
+		for _, group := range req.(*kmsg.OffsetFetchRequest).Groups {
+			g := kmsg.NewOffsetFetchResponseGroup()
+			g.Group = group.Group
+			t := kmsg.NewOffsetFetchResponseGroupTopic()
+			t.Topic = c.ns + "in"
+			if len(group.Topics) > 0 {
+				t.TopicID = group.Topics[0].TopicID
+			}
+			for p := range int32(2) {
+				at := kmsg.NewOffsetFetchResponseGroupTopicPartition()
+				at.Partition, at.Offset, at.ErrorCode = p, -1, kerr.UnstableOffsetCommit.Code
+				t.Partitions = append(t.Partitions, at)
+			}
+			g.Topics = append(g.Topics, t)
+			resp.Groups = append(resp.Groups, g)
+		}
+		return resp, nil, true
+	})
 }
 
 // newLossy watches the transactions. What is lost is there again after the commit of one that carries no offsets.
 func newLossy(c *cluster) *lossy {
 	l := &lossy{c: c}
+	holdOffsets(c, &l.held, &l.hits)
 	watch := func(key kmsg.Key, f func(kmsg.Request) (kmsg.Response, bool)) {
 		c.fake.ControlKey(int16(key), func(req kmsg.Request) (kmsg.Response, error, bool) {
 			c.fake.KeepControl()
@@ -39,9 +70,19 @@ func newLossy(c *cluster) *lossy {
 			return resp, nil, handled
 		})
 	}
+	watch(kmsg.InitProducerID, func(req kmsg.Request) (kmsg.Response, bool) {
+		if id := req.(*kmsg.InitProducerIDRequest).TransactionalID; id != nil && l.state != "" {
+			l.state = "Empty"
+			l.epoch++
+		}
+		return nil, false
+	})
 	watch(kmsg.AddOffsetsToTxn, func(req kmsg.Request) (kmsg.Response, bool) {
 		add := req.(*kmsg.AddOffsetsToTxnRequest)
 		l.id, l.epoch, l.group = add.ProducerID, add.ProducerEpoch, true
+		if l.state != "" {
+			l.state = "Ongoing"
+		}
 		return nil, false
 	})
 	watch(kmsg.TxnOffsetCommit, func(kmsg.Request) (kmsg.Response, bool) {
@@ -49,12 +90,17 @@ func newLossy(c *cluster) *lossy {
 		return nil, false
 	})
 	watch(kmsg.EndTxn, func(req kmsg.Request) (kmsg.Response, bool) {
-		if end := req.(*kmsg.EndTxnRequest); l.group && end.Commit && end.ProducerID == l.id {
+		end := req.(*kmsg.EndTxnRequest)
+		if l.state != "" {
+			l.state = "CompleteAbort"
+			if end.Commit {
+				l.state = "CompleteCommit"
+			}
+		}
+		if l.group && end.Commit && end.ProducerID == l.id {
 			l.group = false
 			l.ends.Add(1)
-			if l.fault != nil {
-				l.fault.Remove()
-			}
+			l.held.Store(false)
 		}
 		return nil, false
 	})
@@ -75,12 +121,14 @@ func newLossy(c *cluster) *lossy {
 
 // lose makes the broker hold back the committed offsets.
 func (l *lossy) lose(state string) {
+	l.say(state)
+	l.held.Store(true)
+}
+
+func (l *lossy) say(state string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.state = state
-	l.fault = l.c.fake.Fault(kfake.Fault{
-		Keys: []kmsg.Key{kmsg.OffsetFetch}, Err: kerr.UnstableOffsetCommit, Count: 1 << 30,
-	})
 }
 
 // TestLostMarkerIsWritten lets a broker lose the marker of a committed transaction: the member writes it, once it is
@@ -103,7 +151,15 @@ func TestLostMarkerIsWritten(t *testing.T) {
 			l.lose(state)
 			c.feed("in", 300, 300, 20)
 			p = r.start(t)
-			if state == "CompleteCommit" || state == "PrepareCommit" {
+			if state == "PrepareCommit" {
+				time.Sleep(heldPatience)
+				if n := l.ends.Load(); n != 0 {
+					t.Errorf("a marker was written %d times before the former transaction was complete", n)
+				}
+				l.say("CompleteCommit")
+				state = "CompleteCommit"
+			}
+			if state == "CompleteCommit" {
 				until(t, "the marker", func() bool { return l.ends.Load() > 0 })
 				c.verifyCounts("out", 600)
 				p.stop()
@@ -112,20 +168,20 @@ func TestLostMarkerIsWritten(t *testing.T) {
 				}
 				return
 			}
-			until(t, "the offsets to be asked for", func() bool { return l.fault.Hits() > 0 })
+			until(t, "the offsets to be asked for", func() bool { return l.hits.Load() > 0 })
 			time.Sleep(unstickAfter + 2*time.Second)
 			if n := l.ends.Load(); n != 0 {
 				t.Errorf("a marker was guessed %d times", n)
 			}
-			l.fault.Remove()
+			l.held.Store(false)
 			c.verifyCounts("out", 600)
 			p.stop()
 		})
 	}
 }
 
-// TestFormerIsRemembered starts a process again after one that learned of a commit, and made the coordinator forget it.
-func TestFormerIsRemembered(t *testing.T) {
+// TestMendingSurvivesCrashes kills the member at each point of the mending, and removes its state directory.
+func TestMendingSurvivesCrashes(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
 	c.onlyFake()
@@ -138,23 +194,103 @@ func TestFormerIsRemembered(t *testing.T) {
 	c.verifyCounts("out", 300)
 	p.stop()
 	l.lose("CompleteCommit")
-	p = r.start(t)
-	file := filepath.Join(r.settings.StateDir, formerFile)
-	until(t, "it to be put down", func() bool { _, err := os.Stat(file); return err == nil })
-	p.stop()
-	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
-		t.Fatal(info, err)
-	}
-	l.mu.Lock()
-	l.state = "" // the fake says that it is empty, and says the epoch
-	l.mu.Unlock()
 	c.feed("in", 300, 300, 20)
+	for _, point := range []string{"mend-recorded", "mend-producer", "mend-open", "mend-ended"} {
+		r.settings.Seams.At = func(at string) error {
+			if at == point {
+				return ErrCrash
+			}
+			return nil
+		}
+		if err := r.start(t).wait(); !errors.Is(err, ErrCrash) {
+			t.Fatalf("%s: ended with %v", point, err)
+		}
+		if err := os.RemoveAll(r.settings.StateDir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.settings.Seams.At = nil
 	p = r.start(t)
 	c.verifyCounts("out", 600)
 	p.stop()
-	if n := l.ends.Load(); n != 1 {
-		t.Errorf("the marker was written %d times", n)
+	s := p.e
+	if s.unsticks.Load() != 0 {
+		t.Error("a session was ended for it")
 	}
+	// The record is gone: nothing is mended at the next start.
+	before := l.ends.Load()
+	p = r.start(t)
+	until(t, "tasks", func() bool { return len(p.tasksOf()) == 2 })
+	p.stop()
+	if n := l.ends.Load() - before; n != 0 {
+		t.Errorf("the marker was written %d times more", n)
+	}
+}
+
+// TestMarkerOfOneThatIsGone lets a member wait for offsets that one holds back which died and never returns.
+func TestMarkerOfOneThatIsGone(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.onlyFake()
+	c.topic("in", 2)
+	c.topic("out", 1)
+	r := newRig(t, c, countProgram("gone"))
+	r.settings.InstanceID, r.settings.TransactionalID = "dead", r.program.App+"-0123456789abcdef"
+	p := r.start(t)
+	c.feed("in", 0, 300, 20)
+	c.verifyCounts("out", 300)
+	p.stop()
+	txns, err := c.adm.DescribeTransactions(t.Context(), r.settings.TransactionalID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := txns[r.settings.TransactionalID]
+	var ended, held atomic.Bool
+	var hits atomic.Int64
+	held.Store(true)
+	holdOffsets(c, &held, &hits)
+	c.fake.ControlKey(int16(kmsg.ListTransactions), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		resp := req.ResponseKind().(*kmsg.ListTransactionsResponse)
+		for _, state := range req.(*kmsg.ListTransactionsRequest).StateFilters {
+			if state == "CompleteCommit" {
+				st := kmsg.NewListTransactionsResponseTransactionState()
+				st.TransactionalID, st.ProducerID, st.TransactionState = dead.TxnID, dead.ProducerID, state
+				resp.TransactionStates = append(resp.TransactionStates, st)
+			}
+		}
+		return resp, nil, true
+	})
+	c.fake.ControlKey(int16(kmsg.DescribeTransactions), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		ids := req.(*kmsg.DescribeTransactionsRequest).TransactionalIDs
+		if len(ids) != 1 || ids[0] != dead.TxnID {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.DescribeTransactionsResponse)
+		st := kmsg.NewDescribeTransactionsResponseTransactionState()
+		st.TransactionalID, st.State = dead.TxnID, "CompleteCommit"
+		st.ProducerID, st.ProducerEpoch = dead.ProducerID, dead.ProducerEpoch
+		resp.TransactionStates = append(resp.TransactionStates, st)
+		return resp, nil, true
+	})
+	c.fake.ControlKey(int16(kmsg.EndTxn), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		if end := req.(*kmsg.EndTxnRequest); end.TransactionalID == dead.TxnID && end.Commit {
+			ended.Store(true)
+			held.Store(false)
+		}
+		return nil, nil, false
+	})
+	two := newRig(t, c, countProgram("gone"))
+	two.settings.InstanceID, two.settings.TransactionalID = "heir", r.program.App+"-fedcba9876543210"
+	c.feed("in", 300, 300, 20)
+	p = two.start(t)
+	c.verifyCounts("out", 600)
+	if !ended.Load() {
+		t.Error("nobody wrote the marker")
+	}
+	p.stop()
 }
 
 // TestMarkerIsWrittenAgain makes a member write its last marker once more where none is missing: a broker takes it, and
@@ -176,16 +312,16 @@ func TestMarkerIsWrittenAgain(t *testing.T) {
 		}
 		return txns[r.settings.TransactionalID]
 	}
-	for range 2 { // from Empty, and from what the marker before left
-		p = r.start(t)
-		until(t, "tasks", func() bool { return len(p.tasksOf()) == 2 })
-		p.stop()
+	for range 2 { // from the commit, and from what the marker before left
 		before := state()
-		b, err := json.Marshal(former{Producer: before.ProducerID, Epoch: before.ProducerEpoch, Known: true, Mending: true})
-		if err == nil {
-			err = os.WriteFile(filepath.Join(r.settings.StateDir, formerFile), b, 0o600)
-		}
+		b, err := json.Marshal(mending{Producer: before.ProducerID})
 		if err != nil {
+			t.Fatal(err)
+		}
+		mend := &kgo.Record{
+			Topic: ControlTopic(r.program.App), Key: []byte(controlMend + r.settings.TransactionalID), Value: b,
+		}
+		if err := c.cl.ProduceSync(t.Context(), mend).FirstErr(); err != nil {
 			t.Fatal(err)
 		}
 		p = r.start(t)
@@ -194,47 +330,16 @@ func TestMarkerIsWrittenAgain(t *testing.T) {
 			t.Errorf("no transaction wrote the marker: %+v, before %+v", now, before)
 		}
 		p.stop()
+		began := state()
+		p = r.start(t)
+		until(t, "tasks", func() bool { return len(p.tasksOf()) == 2 })
+		if now := state(); now.ProducerEpoch != began.ProducerEpoch+1 {
+			t.Errorf("it was written again: %+v, before %+v", now, began)
+		}
+		p.stop()
 	}
 	c.feed("in", 300, 300, 20)
 	p = r.start(t)
 	c.verifyCounts("out", 600)
 	p.stop()
-}
-
-func TestFormerLearns(t *testing.T) {
-	t.Parallel()
-	commit := former{Producer: 7, Epoch: 3, Known: true}
-	mending := former{Producer: 7, Epoch: 3, Known: true, Mending: true}
-	wanted := former{Producer: 7, Epoch: 3, Known: true, Mending: true, wanted: true}
-	for _, tc := range []struct {
-		name  string
-		was   former
-		state string
-		id    int64
-		epoch int16
-		want  former
-	}{
-		{"complete", former{}, "CompleteCommit", 7, 3, commit},
-		{"prepared", former{Producer: 1, Known: true}, "PrepareCommit", 7, 3, commit},
-		{"aborted", commit, "CompleteAbort", 7, 4, former{}},
-		{"open", commit, "Ongoing", 7, 3, former{}},
-		{"empty", commit, "Empty", 7, 3, commit},
-		{"once more", commit, "Empty", 7, 4, commit},
-		{"used between", commit, "Empty", 7, 5, former{}},
-		{"another producer", commit, "Empty", 8, 3, former{}},
-		{"nothing known", former{}, "Empty", 7, 3, former{}},
-		{"interrupted", mending, "Ongoing", 7, 3, mending},
-		{"interrupted later", mending, "Empty", 7, 3, mending},
-		{"not by us", mending, "Ongoing", 7, 4, former{}},
-		{"timed out", mending, "CompleteAbort", 7, 4, former{}},
-		{"done", mending, "CompleteCommit", 7, 3, commit},
-		{"wanted", wanted, "CompleteAbort", 7, 9, wanted},
-		{"wanted of another", wanted, "Empty", 8, 0, former{}},
-	} {
-		f := tc.was
-		f.learn(tc.state, tc.id, tc.epoch)
-		if f != tc.want {
-			t.Errorf("%s: %+v, want %+v", tc.name, f, tc.want)
-		}
-	}
 }
