@@ -209,8 +209,8 @@ func (s *session) writeMarker(ctx context.Context, txn kadm.DescribedTransaction
 	if err := rebuildUnlessTyped(s.e.at("mend-ended")); err != nil {
 		return err
 	}
-	s.log.Warn("committed offsets were held back although the producer's last transaction was committed: a broker lost its "+
-		"marker for the group. It was written once more, and the offsets count from now on",
+	s.log.Warn("committed offsets were held back although the producer's last transaction was committed. In case that a "+
+		"broker lost its marker for the group, it was written once more",
 		zap.String("transactional_id", id), zap.Int64("producer", producer))
 	return s.recordMend(ctx, id, nil)
 }
