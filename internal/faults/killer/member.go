@@ -142,3 +142,19 @@ func complained(dir string) error {
 	}
 	return nil
 }
+
+// said counts the lines in the logs of a run that contain a text.
+func said(dir, text string) (n int, err error) {
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil {
+		return 0, err
+	}
+	for _, path := range logs {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return 0, err
+		}
+		n += strings.Count(string(b), text)
+	}
+	return n, nil
+}

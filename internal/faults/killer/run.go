@@ -35,13 +35,18 @@ type result struct {
 	kills, terms, wipes, bounces int
 	records                      int
 	caughtUp                     time.Duration // after the last kill
+	mended                       int           // markers of commits that members wrote once more
 }
 
 // String is the line that a run prints.
 func (r result) String() string {
+	mended := ""
+	if r.mended > 0 {
+		mended = fmt.Sprintf(", %d markers written once more", r.mended)
+	}
 	return fmt.Sprintf("seed %d: %d members, %d killed (%d asked to stop, %d state directories removed), %d times the "+
-		"broker, %d records exact, caught up %v after the last kill", r.seed, r.members, r.kills, r.terms, r.wipes,
-		r.bounces, r.records, r.caughtUp.Round(time.Millisecond))
+		"broker, %d records exact, caught up %v after the last kill%s", r.seed, r.members, r.kills, r.terms, r.wipes,
+		r.bounces, r.records, r.caughtUp.Round(time.Millisecond), mended)
 }
 
 // attempt is a run under way.
@@ -337,6 +342,9 @@ func (a *attempt) finish(ctx context.Context) (err error) {
 		return err
 	}
 	if err := complained(a.dir); err != nil {
+		return err
+	}
+	if a.result.mended, err = said(a.dir, "it was written once more"); err != nil {
 		return err
 	}
 	if a.o.within > 0 && a.result.caughtUp > a.o.within {
