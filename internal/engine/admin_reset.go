@@ -12,6 +12,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"tailrace.dev/internal/task"
 )
@@ -666,11 +667,25 @@ func (r *resetting) offsets(ctx context.Context) error {
 // forget sees to it that the group has no offsets of internal topics. The brokers forget those of a topic that is deleted
 // soon after it; only what they are slow with needs the right to delete them.
 func (r *resetting) forget(ctx context.Context) error {
+	released := false
 	for deadline := r.a.now().Add(forgetPatience); ; {
-		// A transaction that is still open, with offsets in it, is waited for: its end would put them over ours.
 		committed, err := r.a.committed(kadm.RequireStable(ctx), r.p.App)
 		if err != nil {
 			return err
+		}
+		// A transaction that is still open, with offsets in it, is waited for: its end would put them over ours.
+		if err := unstable(committed); err != nil {
+			switch {
+			case r.a.now().Before(deadline) && sleep(ctx, memberPause):
+				continue
+			case ctx.Err() != nil || released:
+				return fmt.Errorf("engine: the group's offsets are held back by a transaction: %w", cmp.Or(ctx.Err(), err))
+			}
+			if err := r.release(ctx); err != nil {
+				return err
+			}
+			released, deadline = true, r.a.now().Add(forgetPatience)
+			continue
 		}
 		left := kadm.TopicsSet{}
 		for _, t := range r.p.internal {
@@ -701,6 +716,53 @@ func (r *resetting) forget(ctx context.Context) error {
 			return denied
 		}
 	}
+}
+
+func unstable(offsets kadm.OffsetResponses) (err error) {
+	offsets.Each(func(o kadm.OffsetResponse) {
+		if errors.Is(o.Err, kerr.UnstableOffsetCommit) {
+			err = o.Err
+		}
+	})
+	return err
+}
+
+// release drops the offsets that transactions of the application hold back, whose ends a broker has lost (unstick.go):
+// what they would have been does not matter any more.
+func (r *resetting) release(ctx context.Context) error {
+	a, app := r.a, r.p.App
+	listed, err := a.adm.ListTransactions(ctx, nil, nil)
+	if err != nil {
+		return fmt.Errorf("engine: list transactions: %w", err)
+	}
+	cl, err := kgo.NewClient(append(a.readOpts[:len(a.readOpts):len(a.readOpts)], markerOpts())...)
+	if err != nil {
+		return fmt.Errorf("engine: make the client: %w", err)
+	}
+	defer cl.Close()
+	w := &markerWriter{cl: cl, group: app, timeout: adminTimeout}
+	for _, id := range listed.TransactionalIDs() {
+		met := slices.ContainsFunc(r.p.Members, func(m GroupMember) bool { return m.TransactionalID == id })
+		if !met && !defaultIdentity(app, id) {
+			continue // possibly another application's
+		}
+		producer, epoch, err := w.take(ctx, id, -1, -1)
+		if err == nil {
+			if err = w.open(ctx, id, producer, epoch); err == nil {
+				err = w.end(ctx, id, producer, epoch, false)
+			}
+		}
+		if denied := authError(err, "", "use the transactional id "+id); denied != nil {
+			return denied
+		}
+		if err != nil && !errors.Is(err, errFaster) {
+			return fmt.Errorf("engine: release the group's offsets: %w", err)
+		}
+		if err := a.writeControl(ctx, app, controlMend+id, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func lateMember(err error) error {

@@ -63,8 +63,8 @@ type Engine struct {
 	board   board
 	metrics *metrics
 
-	met      metMembers
-	unsticks atomic.Int64 // markers that were written once more, or were to be
+	met     metMembers
+	unstuck time.Time // of the session's goroutine: when it was last looked for the reason of offsets that do not come
 
 	relapses relapses
 

@@ -20,7 +20,8 @@ import (
 //
 // A member that is alive must never be hit. What is fenced is a transaction that was open at a time when its id belonged
 // to no member of the generation; that the generation was the present one at that time is asked of the coordinator after
-// the transactions were listed. Who joins later cannot have had one open.
+// the transactions were listed. Who joins later cannot have had one open, but for one that mends (unstick.go). That one
+// must not be aborted, and is finished instead.
 
 const (
 	// fenceWait is how long the client is held up for it: a fetch of committed offsets that comes too early is repeated
@@ -82,6 +83,12 @@ func (s *session) fence(ctx context.Context, live []string, round int64) error {
 				return nil
 			}
 			fenced[txn.TxnID] = txn.ProducerEpoch
+			if mended, err := s.finishMend(ctx, txn); mended || err != nil {
+				if err != nil {
+					return err
+				}
+				continue
+			}
 			s.log.Info("fencing a member that is gone", zap.String("transactional_id", txn.TxnID),
 				zap.Int64("producer", txn.ProducerID), zap.Int16("epoch", txn.ProducerEpoch))
 			if err := s.fenceProducer(ctx, txn); err != nil {

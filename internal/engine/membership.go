@@ -28,21 +28,27 @@ const (
 // membership is the part of a session that deals with the group: what this member says of itself, and what the leader
 // told it. What is not said to be shared belongs to the session's goroutine.
 type membership struct {
-	b        *balancer
-	made     chan struct{}            // closed when the session's client is there for the balancer's callbacks
-	previous map[string][]int32       // of the client's goroutine: the assignment before
-	round    atomic.Int64             // shared: counts joins; what was known of the group before one is worth nothing after it
-	copies   map[task.ID]bool         // that this member was told to keep; true: to warm up for a move here
-	ends     map[task.ID]int64        // changelog positions of tasks that ran here, as last seen
-	near     map[task.ID]bool         // copies that came near
-	nextTell time.Time                // when to bring up to date what the next join says
-	forceAt  time.Time                // when to ask for a rebalance; zero: never
-	forced   time.Time                // when the last one was asked for
-	forceGap time.Duration            // to keep between two
-	settleAt time.Time                // when to ask for one that our former self left to be asked for; zero: never
-	live     atomic.Pointer[[]string] // shared: transactional ids of the present members; nil: not known
-	looking  atomic.Bool              // shared: a look for a reset is under way
-	moved    bool                     // a task came here since the last one was asked for
+	b          *balancer
+	made       chan struct{}              // closed when the session's client is there for the balancer's callbacks
+	previous   map[string][]int32         // of the client's goroutine: the assignment before
+	round      atomic.Int64               // shared: counts joins; what was known of the group before one is worth nothing after it
+	copies     map[task.ID]bool           // that this member was told to keep; true: to warm up for a move here
+	ends       map[task.ID]int64          // changelog positions of tasks that ran here, as last seen
+	near       map[task.ID]bool           // copies that came near
+	nextTell   time.Time                  // when to bring up to date what the next join says
+	forceAt    time.Time                  // when to ask for a rebalance; zero: never
+	forced     time.Time                  // when the last one was asked for
+	forceGap   time.Duration              // to keep between two
+	settleAt   time.Time                  // when to ask for one that our former self left to be asked for; zero: never
+	generation atomic.Pointer[generation] // shared: the present one; nil: it is not known who its members are
+	looking    atomic.Bool                // shared: a look for a reset is under way
+	moved      bool                       // a task came here since the last one was asked for
+}
+
+// generation is who the members of the group were after a round of joins.
+type generation struct {
+	round   int64
+	members []string // transactional ids
 }
 
 // placementLimits are this member's settings, for when it is the leader.
@@ -111,8 +117,9 @@ func (s *session) synced(partitions map[string][]int32, data *assignmentData) {
 	stalled := data.unsettled && s.group.previous == nil && s.e.cfg.InstanceID != ""
 	s.post(func() error { s.settleSoon(stalled); return nil })
 	s.e.met.add(data.members)
+	s.group.generation.Store(nil)
 	if data.known {
-		s.group.live.Store(&data.members)
+		s.group.generation.Store(&generation{round: s.group.round.Load(), members: data.members})
 	}
 	more := hasMore(partitions, s.group.previous)
 	s.group.previous = partitions

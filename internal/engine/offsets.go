@@ -65,7 +65,7 @@ func (s *session) addOffsets(ctx context.Context, batches []pending) error {
 	add := kmsg.NewPtrAddOffsetsToTxnRequest()
 	add.TransactionalID, add.ProducerID, add.ProducerEpoch = s.e.cfg.TransactionalID, id, epoch
 	add.Group = s.e.p.App
-	err = s.coordinate(ctx, func() error {
+	err = coordinate(ctx, func() error {
 		resp, err := add.RequestWith(ctx, s.cl)
 		if err != nil {
 			return err
@@ -88,7 +88,7 @@ func (s *session) addOffsets(ctx context.Context, batches []pending) error {
 		}
 		req.Topics = append(req.Topics, rt)
 	}
-	err = s.coordinate(ctx, func() error {
+	err = coordinate(ctx, func() error {
 		if err := s.asMember(&req.MemberID, &req.Generation, &req.InstanceID); err != nil {
 			return err
 		}
@@ -128,7 +128,7 @@ func (s *session) commitOffsets(batches []pending) error {
 		}
 		req.Topics = append(req.Topics, rt)
 	}
-	err := s.coordinate(ctx, func() error {
+	err := coordinate(ctx, func() error {
 		if err := s.asMember(&req.MemberID, &req.Generation, &req.InstanceID); err != nil {
 			return err
 		}
@@ -176,7 +176,7 @@ func (s *session) asMember(member *string, generation *int32, instance **string)
 
 // coordinate sends a request until it is answered with something definite. What passes by itself is waited for, for a
 // bounded time: a coordinator on the move, the end of the transaction before, a rebalance that is under way.
-func (s *session) coordinate(ctx context.Context, send func() error) error {
+func coordinate(ctx context.Context, send func() error) error {
 	deadline := time.Now().Add(coordinatorPatience)
 	backoff := coordinatorBackoff
 	for {

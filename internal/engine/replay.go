@@ -82,8 +82,20 @@ func (s *session) replay(ctx context.Context, t *taskRun, stores []*storeRun) er
 				s.restored(t, st, time.Since(began))
 			}
 		}
+		t.noteStall(stores)
 	}
 	return nil
+}
+
+// noteStall tells the session's goroutine that nothing comes, which may be the end of a transaction that a broker lost.
+func (t *taskRun) noteStall(stores []*storeRun) {
+	var since int64
+	for _, st := range stores {
+		if st.open && time.Since(st.moved) >= followIdle && (since == 0 || st.moved.UnixNano() < since) {
+			since = st.moved.UnixNano()
+		}
+	}
+	t.stalled.Store(since)
 }
 
 // settleAll writes what a restore that is broken off has gathered, so that the next one need not read it again. A session

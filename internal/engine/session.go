@@ -164,6 +164,11 @@ func (s *session) open(ctx context.Context) error {
 		}
 	}
 	s.runq = make(chan *taskRun, 4*total+64) // a task is in it once; retired ones may linger
+	if s.e.cfg.ExactlyOnce {
+		if err := s.settleFormer(ctx); err != nil {
+			return ignoreEnd(ctx, err)
+		}
+	}
 	life, cut := context.WithCancel(context.Background())
 	s.cut = cut
 	if s.cl, err = kgo.NewClient(append(s.memberOpts(), kgo.WithContext(life))...); err != nil {
@@ -191,9 +196,6 @@ func (s *session) open(ctx context.Context) error {
 // fenceFormerSelf asks for the producer id at once. That aborts what a former life of this process left open, and no
 // request of that life can commit any more.
 func (s *session) fenceFormerSelf(ctx context.Context) error {
-	if err := s.settleFormer(ctx); err != nil {
-		return err
-	}
 	idCtx, cancel := context.WithTimeout(ctx, 2*adminTimeout)
 	defer cancel()
 	if _, _, err := s.cl.ProducerID(idCtx); err != nil {
@@ -451,6 +453,9 @@ func (s *session) close(err error) error {
 		s.cl.AllowRebalance()
 		// Closing does this too, but would wait for a coordinator that is away, and in a rebalance for the other members.
 		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+		if id, _ := s.cl.GroupMetadata(); id != "" {
+			s.memberID = id
+		}
 		s.left = s.cl.LeaveGroupContext(ctx) // a static member leaves only if it owes the group a join
 		cancel()
 		s.cut()
@@ -490,7 +495,7 @@ func (s *session) leave(forGood bool) {
 	default:
 		return
 	}
-	m.Reason = kmsg.StringPtr("stopped for good")
+	m.Reason = kmsg.StringPtr("the session ended")
 	req.Members = append(req.Members, m)
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
@@ -501,7 +506,7 @@ func (s *session) leave(forGood bool) {
 	if err == nil && len(resp.Members) > 0 {
 		err = kerr.ErrorForCode(resp.Members[0].ErrorCode)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, kerr.UnknownMemberID) { // it is out
 		s.log.Warn("could not leave the group; its place is kept until the session times out", zap.Error(err))
 	}
 }

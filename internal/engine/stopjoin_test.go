@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,6 +34,16 @@ func TestStopsDuringRebalance(t *testing.T) {
 						return nil, nil, false
 					})
 				}
+				var left atomic.Int64
+				c.fake.ControlKey(int16(kmsg.LeaveGroup), func(req kmsg.Request) (kmsg.Response, error, bool) {
+					c.fake.KeepControl()
+					for _, m := range req.(*kmsg.LeaveGroupRequest).Members {
+						if m.MemberID != "" {
+							left.Add(1)
+						}
+					}
+					return nil, nil, false
+				})
 				if first {
 					hold()
 				}
@@ -49,6 +60,9 @@ func TestStopsDuringRebalance(t *testing.T) {
 				p.stop()
 				if d := time.Since(began); d > 10*time.Second {
 					t.Errorf("the stop took %v", d)
+				}
+				if n := left.Load(); static && n > 0 || !static && !first && n == 0 { // no member yet at the first join
+					t.Errorf("it left the group %d times", n)
 				}
 			})
 		}

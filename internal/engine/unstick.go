@@ -1,10 +1,12 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,31 +18,35 @@ import (
 	"go.uber.org/zap"
 )
 
-// A broker that is killed while it ends a transaction can lose the marker that belongs to the group's offsets, although
-// it says that the transaction is complete (Apache Kafka 4.3.0). The group's coordinator then holds the offsets back for
-// ever. It keeps them by producer, and the next marker of the same producer decides all of them. So the lost marker is
-// written once more: by a transaction of that producer that holds nothing but the group, with the outcome of the lost
-// one.
+// A broker that is killed while it ends a transaction can lose markers of it, although it says that the transaction is
+// complete (Apache Kafka 4.3.0: those of partitions whose leaders it does not know yet when it goes on with that after
+// its start). Then the group's coordinator holds the offsets back for ever, and nobody reads committed records past
+// those of that transaction. Both keep what is open by producer, and the next marker of the same producer decides it. So
+// the markers are written once more: by a transaction of that producer that holds no records, with the group and all
+// partitions in it that it may have written to, and with the outcome of the lost one.
 //
-// That outcome must be known, and not guessed: an offset that is committed wrongly loses records, and one that is aborted
-// wrongly doubles them. The coordinator tells the outcome of a producer's last transaction until the producer starts
-// anew. So a session looks before it does, and mends before it does anything else. Only a commit is made use of. Every
-// transaction that this engine commits carries offsets, so its marker is the one that decides them, and writing it where
-// none is lost changes nothing. One that was aborted may have carried none, and then says nothing of the transaction
-// before, which was possibly committed.
+// That outcome must be known, and not guessed: what is committed wrongly is doubled, and what is aborted wrongly is lost.
+// The coordinator tells the outcome of a producer's last transaction until the producer starts anew. So a session looks
+// before it does, and mends before it does anything else. Only a commit is made use of. Every transaction that this
+// engine commits carries offsets, so its marker is the one that decides them, and writing it where none is lost changes
+// nothing. One that was aborted may have carried none, and then says nothing of the transaction before, which was possibly
+// committed.
 //
 // From the new start of the producer to the end of the mending transaction the coordinator does not know the outcome. The
-// control topic does: a record there says that this producer is being mended, and whoever finds it goes on.
+// control topic does: a record there says that this producer is being mended, and in which epoch. The member itself goes
+// on when it starts again, and so do those who would abort the transaction because its member is gone (fence.go).
 
 const (
 	// heldPatience is how long offsets may be held back before that is more than the end of somebody's transaction, which
 	// takes milliseconds.
 	heldPatience = 500 * time.Millisecond
 	heldPause    = 25 * time.Millisecond
-	// unstickAfter is how long a session waits for offsets before it looks for the reason.
+	// unstickAfter is how long a session waits for offsets before it looks for the reason, and unstickEvery how long it
+	// waits before it looks again.
 	unstickAfter = 5 * time.Second
-	// maxUnsticks bounds how often a process does so, lest it does nothing else.
-	maxUnsticks = 3
+	unstickEvery = 30 * time.Second
+	// maxMends bounds how many producers that are gone are mended at once.
+	maxMends = 50
 )
 
 // controlMend begins the key of the record that a producer is being mended. Its transactional id follows.
@@ -49,10 +55,12 @@ const controlMend = "mend/"
 // mending is the value of that record.
 type mending struct {
 	Producer int64 `json:"producer"`
+	// Epoch is that of the mending transaction, -1 before it is known. Nothing else is done in it.
+	Epoch int16 `json:"epoch"`
 }
 
 // mendsOf returns the producers that are being mended, by their transactional ids.
-func mendsOf(c *control) (map[string]mending, error) {
+func (s *session) mendsOf(c *control) map[string]mending {
 	found := map[string]mending{}
 	for key, value := range c.values {
 		id, ok := strings.CutPrefix(key, controlMend)
@@ -61,11 +69,12 @@ func mendsOf(c *control) (map[string]mending, error) {
 		}
 		var m mending
 		if err := json.Unmarshal(value, &m); err != nil {
-			return nil, fmt.Errorf("engine: the record %q of the control topic cannot be read: %w", key, err)
+			s.log.Warn("a record of the control topic cannot be read, and is passed over", zap.String("key", key), zap.Error(err))
+			continue
 		}
 		found[id] = m
 	}
-	return found, nil
+	return found
 }
 
 // settleFormer writes the marker of our former self's last transaction if it is lost. It comes before the session asks
@@ -75,23 +84,22 @@ func (s *session) settleFormer(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*adminTimeout)
 	defer cancel()
 	for {
-		txn, known, err := s.describeProducer(ctx, id)
-		if err != nil || !known {
+		txns, err := s.describeProducers(ctx, id)
+		if err != nil || len(txns) == 0 {
 			return err
 		}
+		txn := txns[0]
 		begun, mends := s.layout.mends[id]
 		switch {
 		case txn.State == "PrepareCommit" || txn.State == "PrepareAbort":
 			if !sleep(ctx, heldPause) {
 				return rebuild("wait for the end of the former transaction: %w", ctx.Err())
 			}
-		case mends && begun.Producer == txn.ProducerID &&
-			(txn.State == "Empty" || txn.State == "Ongoing" || txn.State == "CompleteCommit"):
+		case mends && mendable(txn, begun):
 			return s.writeMarker(ctx, txn)
 		case mends:
-			s.log.Error("the mending of a lost marker was interrupted for longer than a transaction lasts: offsets may be "+
-				"held back, or be those before the last commit", zap.String("state", txn.State),
-				zap.Int64("producer", txn.ProducerID), zap.Int64("mended", begun.Producer))
+			s.log.Warn("the mending of a lost marker was not finished, and cannot be",
+				zap.String("state", txn.State), zap.Int64("producer", txn.ProducerID), zap.Int64("mended", begun.Producer))
 			return s.recordMend(ctx, id, nil)
 		case txn.State == "CompleteCommit":
 			if held, err := s.heldBack(ctx); err != nil || !held {
@@ -104,70 +112,183 @@ func (s *session) settleFormer(ctx context.Context) error {
 	}
 }
 
-// describeProducer asks what became of a producer's last transaction. known is false when the coordinator does not say.
-func (s *session) describeProducer(ctx context.Context, id string) (txn kadm.DescribedTransaction, known bool, err error) {
-	described, err := s.adm.DescribeTransactions(ctx, id)
-	txn, told := described[id]
-	if err == nil {
-		err = txn.Err
-	}
-	switch {
-	case err == nil && told:
-		return txn, true, nil
-	case ctx.Err() != nil || kerr.IsRetriable(err) || kgo.IsRetryableBrokerErr(err):
-		return txn, false, rebuild("ask for the state of the producer: %w", err)
-	}
-	// Never seen before, or not ours to ask, or a broker that has no answer.
-	s.log.Debug("the outcome of the former transaction is not known", zap.Error(err))
-	return txn, false, nil
+// mendable tells whether a mending that was begun can go on.
+func mendable(txn kadm.DescribedTransaction, begun mending) bool {
+	return begun.Producer == txn.ProducerID && (txn.State == "Empty" || txn.State == "CompleteCommit" ||
+		txn.State == "Ongoing" && txn.ProducerEpoch == begun.Epoch)
 }
 
-// heldBack tells whether the coordinator holds offsets of the group back for longer than transactions take to end.
-func (s *session) heldBack(ctx context.Context) (bool, error) {
-	var held map[string]bool // partitions that were not seen stable yet; nil: all
-	for deadline := time.Now().Add(heldPatience); ; {
-		offsets, err := s.adm.FetchOffsets(kadm.RequireStable(ctx), s.e.p.App)
+// describeProducers asks what became of the last transactions of some producers. It leaves out those of which the
+// coordinator does not say. Only a definite answer counts as none.
+func (s *session) describeProducers(ctx context.Context, ids ...string) (known []kadm.DescribedTransaction, err error) {
+	described, err := s.adm.DescribeTransactions(ctx, ids...)
+	if err != nil && !definite(err) && !s.brokersLack(ctx, kmsg.DescribeTransactions) {
+		return nil, rebuild("ask for the state of producers: %w", err)
+	}
+	for _, txn := range described.Sorted() {
 		switch {
-		case err != nil && (ctx.Err() != nil || kgo.IsRetryableBrokerErr(err)):
-			return false, rebuild("ask for the group's offsets: %w", err)
-		case err != nil && !kerr.IsRetriable(err):
+		case txn.Err == nil:
+			known = append(known, txn)
+		case !definite(txn.Err):
+			return nil, rebuild("ask for the state of producer %s: %w", txn.TxnID, txn.Err)
+		}
+	}
+	return known, nil
+}
+
+// definite tells whether a broker has answered with an error that asking again does not change.
+func definite(err error) bool {
+	var answer *kerr.Error
+	return errors.As(err, &answer) && !answer.Retriable
+}
+
+// brokersLack tells whether brokers do not know a request.
+func (s *session) brokersLack(ctx context.Context, key kmsg.Key) bool {
+	versions, err := s.adm.ApiVersions(ctx)
+	if err != nil {
+		return false
+	}
+	for _, v := range versions {
+		if _, _, exists := v.KeyVersions(key.Int16()); v.Err == nil && !exists {
+			return true
+		}
+	}
+	return false
+}
+
+// written returns the topics that the application writes to in transactions, with how many partitions they have. Those
+// that a record chooses are not known.
+func (s *session) written() map[string]int32 {
+	topics := map[string]int32{}
+	for _, sub := range s.e.p.Subs {
+		for _, topic := range sub.Sinks {
+			topics[topic] = s.layout.partitions[topic]
+		}
+		for _, st := range sub.Stores {
+			if st.Changelog != "" {
+				topics[st.Changelog] = s.layout.partitions[st.Changelog]
+			}
+		}
+	}
+	return topics
+}
+
+// heldBack tells whether something that was committed seems to be held back: offsets of the group, or records in a topic
+// that the application writes to, for longer than transactions take to end.
+func (s *session) heldBack(ctx context.Context) (bool, error) {
+	topics := slices.Sorted(maps.Keys(s.written()))
+	var held map[string]int64 // what is held back since the first look, and where; nil: not looked yet
+	for deadline := time.Now().Add(heldPatience); ; {
+		now := map[string]int64{}
+		err := s.openOffsets(ctx, now)
+		if definite(err) {
 			s.log.Debug("cannot see whether offsets are held back", zap.Error(err))
 			return false, nil
-		case err == nil:
-			now := map[string]bool{}
-			offsets.Each(func(o kadm.OffsetResponse) {
-				p := fmt.Sprintf("%s[%d]", o.Topic, o.Partition)
-				if errors.Is(o.Err, kerr.UnstableOffsetCommit) && (held == nil || held[p]) {
-					now[p] = true
-				}
+		}
+		if err == nil {
+			err = s.openRecords(ctx, topics, now)
+		}
+		if err == nil {
+			if held == nil {
+				held = now
+			}
+			maps.DeleteFunc(held, func(what string, at int64) bool {
+				still, is := now[what]
+				return !is || still != at
 			})
-			if held = now; len(held) == 0 {
+			if len(held) == 0 {
 				return false, nil
 			}
 		}
-		if time.Now().After(deadline) {
+		if over := time.Now().After(deadline); over && held != nil {
+			s.log.Debug("held back", zap.Any("what", held))
 			return true, nil
-		}
-		if !sleep(ctx, heldPause) {
-			return false, rebuild("ask for the group's offsets: %w", ctx.Err())
+		} else if over || !sleep(ctx, heldPause) {
+			return false, rebuild("ask what is held back: %w", cmp.Or(err, ctx.Err()))
 		}
 	}
 }
 
-// writeMarker writes the commit marker of a producer into the group's offsets: by a transaction with the group in it, and
-// nothing else. One that was interrupted goes on where it was.
+// openOffsets adds to found the inputs whose committed offsets are not decided. They are asked for by name: of all that
+// there are, a coordinator leaves those out that were never committed before.
+func (s *session) openOffsets(ctx context.Context, found map[string]int64) error {
+	group := kmsg.NewOffsetFetchRequestGroup()
+	group.Group = s.e.p.App
+	names := map[[16]byte]string{}
+	for _, topic := range s.e.p.sourceTopics() {
+		t := kmsg.NewOffsetFetchRequestGroupTopic()
+		t.Topic, t.TopicID = topic, s.layout.ids[topic]
+		names[t.TopicID] = topic
+		for p := range s.layout.partitions[topic] {
+			t.Partitions = append(t.Partitions, p)
+		}
+		group.Topics = append(group.Topics, t)
+	}
+	req := kmsg.NewPtrOffsetFetchRequest()
+	req.RequireStable, req.Groups = true, append(req.Groups, group)
+	resp, err := req.RequestWith(ctx, s.plain)
+	if err != nil {
+		return err
+	}
+	for _, group := range resp.Groups {
+		if err := kerr.ErrorForCode(group.ErrorCode); err != nil {
+			return err
+		}
+		for _, t := range group.Topics {
+			for _, p := range t.Partitions {
+				if p.ErrorCode == kerr.UnstableOffsetCommit.Code {
+					found[fmt.Sprintf("offset of %s[%d]", cmp.Or(t.Topic, names[t.TopicID]), p.Partition)] = -1
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// openRecords adds to found the partitions of topics with records that are not decided, and where the first of them is.
+func (s *session) openRecords(ctx context.Context, topics []string, found map[string]int64) error {
+	if len(topics) == 0 {
+		return nil
+	}
+	stable, err := s.adm.ListCommittedOffsets(ctx, topics...)
+	if err != nil {
+		return err
+	}
+	ends, err := s.adm.ListEndOffsets(ctx, topics...)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(stable.Error(), ends.Error()); err != nil {
+		return err
+	}
+	ends.Each(func(end kadm.ListedOffset) {
+		if at, ok := stable.Lookup(end.Topic, end.Partition); ok && at.Offset < end.Offset {
+			found[fmt.Sprintf("records of %s[%d]", end.Topic, end.Partition)] = at.Offset
+		}
+	})
+	return nil
+}
+
+// writeMarker writes the commit marker of a producer into the group's offsets, and into all topics that the application
+// writes to. What was interrupted goes on where it was.
 func (s *session) writeMarker(ctx context.Context, txn kadm.DescribedTransaction) error {
+	cl, err := kgo.NewClient(append(s.e.plainOpts(), markerOpts())...)
+	if err != nil {
+		return fmt.Errorf("engine: make the client: %w", err)
+	}
+	defer cl.Close()
+	w := &markerWriter{cl: cl, group: s.e.p.App, topics: s.written(), timeout: s.e.cfg.TransactionTimeout}
 	id, producer, epoch := txn.TxnID, txn.ProducerID, txn.ProducerEpoch
 	if txn.State != "Ongoing" {
-		if err := s.recordMend(ctx, id, &mending{Producer: producer}); err != nil {
+		if err := s.recordMend(ctx, id, &mending{Producer: producer, Epoch: -1}); err != nil {
 			return err
 		}
 		if err := rebuildUnlessTyped(s.e.at("mend-recorded")); err != nil {
 			return err
 		}
-		took, e, err := s.takeProducer(ctx, id)
+		took, e, err := w.take(ctx, id, producer, epoch)
 		if err != nil {
-			return err
+			return markerError(err, id)
 		}
 		if took != producer {
 			s.log.Error("the coordinator gave another producer id; the lost marker cannot be written",
@@ -178,41 +299,33 @@ func (s *session) writeMarker(ctx context.Context, txn kadm.DescribedTransaction
 		if err := rebuildUnlessTyped(s.e.at("mend-producer")); err != nil {
 			return err
 		}
-		add := kmsg.NewPtrAddOffsetsToTxnRequest()
-		add.TransactionalID, add.ProducerID, add.ProducerEpoch, add.Group = id, producer, epoch, s.e.p.App
-		err = s.coordinate(ctx, func() error {
-			resp, err := add.RequestWith(ctx, s.plain)
-			if err != nil {
-				return err
-			}
-			return kerr.ErrorForCode(resp.ErrorCode)
-		})
-		if err != nil {
-			return rebuild("write the marker of a committed transaction: add the group: %w", err)
+		if err := s.recordMend(ctx, id, &mending{Producer: producer, Epoch: epoch}); err != nil {
+			return err
+		}
+		if err := w.open(ctx, id, producer, epoch); err != nil {
+			return markerError(err, id)
 		}
 	}
 	if err := rebuildUnlessTyped(s.e.at("mend-open")); err != nil {
 		return err
 	}
-	end := kmsg.NewPtrEndTxnRequest()
-	end.TransactionalID, end.ProducerID, end.ProducerEpoch, end.Commit = id, producer, epoch, true
-	err := s.coordinate(ctx, func() error {
-		resp, err := end.RequestWith(ctx, s.plain)
-		if err != nil {
-			return err
-		}
-		return kerr.ErrorForCode(resp.ErrorCode)
-	})
-	if err != nil {
-		return rebuild("write the marker of a committed transaction: %w", err)
+	if err := w.end(ctx, id, producer, epoch, true); err != nil {
+		return markerError(err, id)
 	}
 	if err := rebuildUnlessTyped(s.e.at("mend-ended")); err != nil {
 		return err
 	}
-	s.log.Warn("committed offsets were held back although the producer's last transaction was committed. In case that a "+
-		"broker lost its marker for the group, it was written once more",
+	s.log.Warn("offsets or records were held back although the producer's last transaction was committed. In case that a "+
+		"broker lost its marker, it was written once more",
 		zap.String("transactional_id", id), zap.Int64("producer", producer))
 	return s.recordMend(ctx, id, nil)
+}
+
+func markerError(err error, id string) error {
+	if denied := authError(err, "", "use the transactional id "+id); denied != nil {
+		return denied
+	}
+	return rebuild("write the marker of a committed transaction: %w", err)
 }
 
 // recordMend puts into the control topic that a producer is being mended, or with nil that it no longer is.
@@ -235,90 +348,125 @@ func (s *session) recordMend(ctx context.Context, id string, m *mending) error {
 	return nil
 }
 
-// takeProducer starts a producer anew, which fences whoever had it.
-func (s *session) takeProducer(ctx context.Context, id string) (producer int64, epoch int16, err error) {
-	req := kmsg.NewPtrInitProducerIDRequest()
-	req.TransactionalID = kmsg.StringPtr(id)
-	req.TransactionTimeoutMillis = int32(s.e.cfg.TransactionTimeout.Milliseconds())
-	err = s.coordinate(ctx, func() error {
-		resp, err := req.RequestWith(ctx, s.plain)
-		if err != nil {
-			return err
-		}
-		producer, epoch = resp.ProducerID, resp.ProducerEpoch
-		return kerr.ErrorForCode(resp.ErrorCode)
-	})
+// finishMend ends the open transaction of a member that is gone by a commit, if it is one that mends.
+func (s *session) finishMend(ctx context.Context, txn kadm.DescribedTransaction) (bool, error) {
+	c, err := s.readControl(ctx)
 	if err != nil {
-		return 0, 0, rebuild("write the marker of a committed transaction: get a producer id: %w", err)
+		return false, err
 	}
-	return producer, epoch, nil
+	begun, mends := s.mendsOf(c)[txn.TxnID]
+	if !mends || !mendable(txn, begun) {
+		return false, nil
+	}
+	return true, s.writeMarker(ctx, txn)
 }
 
-// unstick looks for the reason when offsets do not come since the given time. It runs on the session's goroutine.
+// unstick looks for the reason when offsets or records do not come since the given time. It runs on the session's goroutine.
 func (s *session) unstick(since, now time.Time) {
-	if !s.e.cfg.ExactlyOnce || now.Sub(since) < unstickAfter || s.lastTxn.After(since) ||
-		s.e.unsticks.Load() >= maxUnsticks || !s.unsticking.CompareAndSwap(false, true) {
-		return // a transaction that was committed since has written the very marker
+	gen := s.group.generation.Load()
+	if !s.e.cfg.ExactlyOnce || now.Sub(since) < unstickAfter || now.Sub(s.e.unstuck) < unstickEvery || gen == nil ||
+		!s.unsticking.CompareAndSwap(false, true) {
+		return
 	}
-	round := s.group.round.Load()
+	s.e.unstuck = now
+	ownWritten := s.lastTxn.After(since) // by a transaction that was committed since
 	s.async.Add(1)
 	go func() {
 		defer s.async.Done()
 		defer s.unsticking.Store(false)
 		ctx, cancel := context.WithTimeout(s.ctx, 2*adminTimeout)
 		defer cancel()
-		if err := s.mendAny(ctx, round); err != nil && s.ctx.Err() == nil {
+		err := s.mendAny(ctx, gen, since, ownWritten)
+		if errors.Is(err, ErrCrash) {
+			s.fail(err)
+		} else if err != nil && s.ctx.Err() == nil {
 			s.log.Warn("cannot find out why committed offsets do not come", zap.Error(err))
 		}
-		sleep(s.ctx, time.Second)
 	}()
 }
 
 // mendAny writes the markers of members that are gone and whose last transaction was committed, and leaves our own to
 // the next session, which it asks for.
-func (s *session) mendAny(ctx context.Context, round int64) error {
-	if held, err := s.heldBack(ctx); err != nil || !held {
-		return err
-	}
-	own, known, err := s.describeProducer(ctx, s.e.cfg.TransactionalID)
-	if err != nil {
-		return err
-	}
-	if known && own.State == "CompleteCommit" {
-		s.e.unsticks.Add(1)
-		s.post(func() error { return rebuild("committed offsets are held back") })
+func (s *session) mendAny(ctx context.Context, gen *generation, since time.Time, ownWritten bool) error {
+	if s.waitsForOthers(ctx, time.Since(since)) {
 		return nil
 	}
-	live := s.group.live.Load()
-	if live == nil {
-		return nil // nobody told who the members are
+	if held, err := s.heldBack(ctx); err != nil || !held {
+		return err
 	}
 	listed, err := s.adm.ListTransactions(ctx, nil, []string{"CompleteCommit"})
 	if err != nil {
 		return fmt.Errorf("engine: list transactions: %w", err)
 	}
+	c, err := s.readControl(ctx)
+	if err != nil {
+		return err
+	}
+	mends := s.mendsOf(c)
+	own := s.e.cfg.TransactionalID
+	var ids []string
 	for _, id := range listed.TransactionalIDs() {
-		if id == s.e.cfg.TransactionalID || slices.Contains(*live, id) ||
-			!s.e.met.has(id) && !defaultIdentity(s.e.p.App, id) {
+		if id == own || s.e.met.has(id) || defaultIdentity(s.e.p.App, id) {
+			ids = append(ids, id)
+		}
+	}
+	for id := range mends {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	ids = slices.DeleteFunc(slices.Compact(ids), func(id string) bool { return id != own && slices.Contains(gen.members, id) })
+	if len(ids) == 0 {
+		return nil
+	}
+	txns, err := s.describeProducers(ctx, ids...)
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(txns, func(a, b kadm.DescribedTransaction) int { return cmp.Compare(b.StartTimestamp, a.StartTimestamp) })
+	for _, txn := range txns[:min(len(txns), maxMends)] {
+		begun, mends := mends[txn.TxnID]
+		switch {
+		case txn.State != "CompleteCommit" && !(mends && mendable(txn, begun)):
+			continue
+		case txn.TxnID == own:
+			if !ownWritten {
+				s.post(func() error { return s.settleAgain(since) })
+			}
 			continue
 		}
-		txn, known, err := s.describeProducer(ctx, id)
-		if err != nil {
-			return err
-		}
-		if !known || txn.State != "CompleteCommit" {
-			continue
-		}
-		if err := s.stillMember(ctx); err != nil || s.group.round.Load() != round {
+		if err := s.stillMember(ctx); err != nil || s.group.round.Load() != gen.round {
 			return err // it may be back
 		}
-		s.e.unsticks.Add(1)
-		if err := s.writeMarker(ctx, txn); err != nil {
-			return err
-		}
-		if held, err := s.heldBack(ctx); err != nil || !held {
+		if err := s.writeMarker(ctx, txn); err != nil && !errors.Is(err, errFaster) {
 			return err
 		}
 	}
 	return nil
+}
+
+// settleAgain ends the session for the next one to write our own marker, unless the offsets came meanwhile.
+func (s *session) settleAgain(since time.Time) error {
+	if s.unresolved.since != since || s.lastTxn.After(since) {
+		return nil
+	}
+	return rebuild("offsets or records are held back since %v, although our last transaction was committed",
+		since.UTC().Format(time.RFC3339))
+}
+
+// waitsForOthers tells whether another producer of the application has had a transaction open for as long as the offsets
+// do not come: then it may be that one which they wait for.
+func (s *session) waitsForOthers(ctx context.Context, waited time.Duration) bool {
+	if waited > s.e.cfg.TransactionTimeout+unresolvedSlack {
+		return false
+	}
+	open, err := s.abandoned(ctx, nil)
+	if err != nil {
+		return true
+	}
+	for _, txn := range open {
+		if time.Since(time.UnixMilli(txn.StartTimestamp)) >= waited {
+			return true
+		}
+	}
+	return false
 }

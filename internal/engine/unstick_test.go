@@ -213,10 +213,6 @@ func TestMendingSurvivesCrashes(t *testing.T) {
 	p = r.start(t)
 	c.verifyCounts("out", 600)
 	p.stop()
-	s := p.e
-	if s.unsticks.Load() != 0 {
-		t.Error("a session was ended for it")
-	}
 	// The record is gone: nothing is mended at the next start.
 	before := l.ends.Load()
 	p = r.start(t)
@@ -225,6 +221,116 @@ func TestMendingSurvivesCrashes(t *testing.T) {
 	if n := l.ends.Load() - before; n != 0 {
 		t.Errorf("the marker was written %d times more", n)
 	}
+}
+
+// TestMendingIsFinishedByOthers kills a member in the middle of the mending, for good: whoever takes over must not abort
+// what it has open.
+func TestMendingIsFinishedByOthers(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.onlyFake()
+	c.topic("in", 2)
+	c.topic("out", 1)
+	r := newRig(t, c, countProgram("heirs"))
+	r.settings.InstanceID, r.settings.TransactionalID = "dead", r.program.App+"-0123456789abcdef"
+	var commits, aborts atomic.Int64
+	p := r.start(t)
+	c.feed("in", 0, 300, 20)
+	c.verifyCounts("out", 300)
+	p.stop()
+	l := newLossy(c)
+	txns, err := c.adm.DescribeTransactions(t.Context(), r.settings.TransactionalID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.id, l.epoch = txns[r.settings.TransactionalID].ProducerID, txns[r.settings.TransactionalID].ProducerEpoch
+	l.lose("CompleteCommit")
+	r.settings.Seams.At = func(at string) error {
+		if at == "mend-open" {
+			return ErrCrash
+		}
+		return nil
+	}
+	if err := r.start(t).wait(); !errors.Is(err, ErrCrash) {
+		t.Fatalf("ended with %v", err)
+	}
+	l.say("") // from here on the truth: it is open, with nothing but the group and the topics in it
+	c.fake.ControlKey(int16(kmsg.EndTxn), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		if end := req.(*kmsg.EndTxnRequest); end.TransactionalID == r.settings.TransactionalID {
+			if end.Commit {
+				commits.Add(1)
+				l.held.Store(false)
+			} else {
+				aborts.Add(1)
+			}
+		}
+		return nil, nil, false
+	})
+	c.fake.ControlKey(int16(kmsg.InitProducerID), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		if id := req.(*kmsg.InitProducerIDRequest).TransactionalID; id != nil && *id == r.settings.TransactionalID {
+			aborts.Add(1)
+		}
+		return nil, nil, false
+	})
+	c.feed("in", 300, 300, 20)
+	heir := newRig(t, c, countProgram("heirs"))
+	heir.settings.InstanceID, heir.settings.TransactionalID = "heir", r.program.App+"-fedcba9876543210"
+	p = heir.start(t)
+	c.verifyCounts("out", 600)
+	p.stop()
+	if commits.Load() != 1 || aborts.Load() != 0 {
+		t.Errorf("the transaction was committed %d times and aborted %d times", commits.Load(), aborts.Load())
+	}
+}
+
+// TestStaleMendIsForgotten leaves a record of a mending that somebody else has ended long ago beside an ordinary open
+// transaction: that is aborted, as ever.
+func TestStaleMendIsForgotten(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.topic("in", 2)
+	c.topic("out", 1)
+	r := newRig(t, c, countProgram("stale-mend"))
+	p := r.start(t)
+	c.feed("in", 0, 300, 20)
+	c.verifyCounts("out", 300)
+	var crash atomic.Bool
+	p.stop()
+	r.settings.Seams.At = func(at string) error {
+		if at == "before-offsets" && crash.Load() {
+			return ErrCrash
+		}
+		return nil
+	}
+	p = r.start(t)
+	until(t, "tasks", func() bool { return len(p.tasksOf()) == 2 })
+	crash.Store(true)
+	c.feed("in", 300, 300, 20)
+	if err := p.wait(); !errors.Is(err, ErrCrash) {
+		t.Fatalf("ended with %v", err)
+	}
+	id := r.settings.TransactionalID
+	txns, err := c.adm.DescribeTransactions(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if txns[id].State != "Ongoing" {
+		t.Fatalf("no transaction is open: %+v", txns[id])
+	}
+	b, err := json.Marshal(mending{Producer: txns[id].ProducerID, Epoch: txns[id].ProducerEpoch - 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mend := &kgo.Record{Topic: ControlTopic(r.program.App), Key: []byte(controlMend + id), Value: b}
+	if err := c.cl.ProduceSync(t.Context(), mend).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	r.settings.Seams.At = nil
+	p = r.start(t)
+	c.verifyCounts("out", 600)
+	p.stop()
 }
 
 // TestMarkerOfOneThatIsGone lets a member wait for offsets that one holds back which died and never returns.
@@ -293,6 +399,50 @@ func TestMarkerOfOneThatIsGone(t *testing.T) {
 	p.stop()
 }
 
+// TestResetReleasesOffsets resets an application whose offsets are held back for ever.
+func TestResetReleasesOffsets(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.onlyFake()
+	c.topic("in", 2)
+	c.topic("out", 1)
+	r := newRig(t, c, countProgram("held"))
+	r.settings.LeaveOnStop = true
+	r.settings.TransactionalID = r.program.App + "-0123456789abcdef"
+	p := r.start(t)
+	c.feed("in", 0, 300, 20)
+	c.verifyCounts("out", 300)
+	p.stop()
+	var held atomic.Bool
+	var hits, aborts atomic.Int64
+	held.Store(true)
+	holdOffsets(c, &held, &hits)
+	c.fake.ControlKey(int16(kmsg.EndTxn), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		if end := req.(*kmsg.EndTxnRequest); end.TransactionalID == r.settings.TransactionalID && !end.Commit {
+			aborts.Add(1)
+			held.Store(false)
+		}
+		return nil, nil, false
+	})
+	a := openAdmin(t, c)
+	spec := ResetSpec{App: r.program.App, StateDir: r.settings.StateDir, To: ResetTarget{Kind: ResetEarliest}}
+	plan, err := a.PlanReset(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Reset(t.Context(), plan, ResetOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if aborts.Load() != 1 {
+		t.Errorf("%d transactions were aborted", aborts.Load())
+	}
+	r.disk.clear()
+	p = r.start(t)
+	countedAgain(t, c, 300, 300)
+	p.stop()
+}
+
 // TestMarkerIsWrittenAgain makes a member write its last marker once more where none is missing: a broker takes it, and
 // nothing changes.
 func TestMarkerIsWrittenAgain(t *testing.T) {
@@ -314,7 +464,7 @@ func TestMarkerIsWrittenAgain(t *testing.T) {
 	}
 	for range 2 { // from the commit, and from what the marker before left
 		before := state()
-		b, err := json.Marshal(mending{Producer: before.ProducerID})
+		b, err := json.Marshal(mending{Producer: before.ProducerID, Epoch: -1})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -172,6 +172,7 @@ func (n *netRun) run() {
 	n.began = time.Now()
 	// What never ends would go on in virtual time without anybody noticing.
 	defer time.AfterFunc(netLimit, func() {
+		n.mu.Lock()
 		panic(fmt.Sprintf("seed %d does not end:\n  %s", n.seed, strings.Join(n.trace, "\n  ")))
 	}).Stop()
 	if err := n.open(); err != nil {
@@ -474,7 +475,7 @@ func TestNetFindsDefects(t *testing.T) {
 				if !ok {
 					return
 				}
-				if len(n.bad) > 0 {
+				if len(n.bad) > 0 && n.why == "" {
 					t.Logf("found by seed %d, workload %s: %s", n.seed, n.w.name, n.bad[0])
 					return
 				}
