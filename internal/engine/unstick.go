@@ -19,8 +19,8 @@ import (
 )
 
 // A broker that is killed while it ends a transaction can lose markers of it, although it says that the transaction is
-// complete (Apache Kafka 4.3.0: those of partitions whose leaders it does not know yet when it goes on with that after
-// its start). Then the group's coordinator holds the offsets back for ever, and nobody reads committed records past
+// complete (Apache Kafka 4.3.0, TransactionMarkerChannelManager: it leaves out partitions whose leaders it does not know,
+// and it may not know them yet when it goes on with that after its start). Then the group's coordinator holds the offsets back for ever, and nobody reads committed records past
 // those of that transaction. Both keep what is open by producer, and the next marker of the same producer decides it. So
 // the markers are written once more: by a transaction of that producer that holds no records, with the group and all
 // partitions in it that it may have written to, and with the outcome of the lost one.
