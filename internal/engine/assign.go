@@ -176,7 +176,12 @@ func (s *session) assigned(partitions map[string][]int32, member string) error {
 	}
 	s.memberID = member
 	s.log.Info("assigned", zap.Any("partitions", partitions), zap.String("member", member))
+	foreign := false
 	for topic, ps := range partitions {
+		if _, known := s.inputs[topic]; !known {
+			foreign = true // of the version that had this member's place before
+			continue
+		}
 		for _, p := range ps {
 			in := s.own(topic, p)
 			if in == nil {
@@ -190,7 +195,7 @@ func (s *session) assigned(partitions map[string][]int32, member string) error {
 	if !s.joined {
 		s.joined = true
 		s.e.board.hasJoined()
-		s.forceRebalanceIfChanged()
+		s.forceRebalanceIfChanged(foreign)
 	} else if s.announcing {
 		s.announcing = false
 		if err := s.e.rememberJoin(s.e.joinMark()); err != nil {
@@ -203,9 +208,9 @@ func (s *session) assigned(partitions map[string][]int32, member string) error {
 
 // forceRebalanceIfChanged asks for a new assignment after a static member came back with another topology: the
 // coordinator gives it what it had before, whatever it subscribes to now. That it did so is remembered when the new one
-// is there, so that a member that is killed in between asks again.
-func (s *session) forceRebalanceIfChanged() {
-	if s.e.cfg.InstanceID == "" || s.e.joinedAs(s.e.joinMark()) {
+// is there, so that a member that is killed in between asks again. foreign tells that it was given what it does not know.
+func (s *session) forceRebalanceIfChanged(foreign bool) {
+	if s.e.cfg.InstanceID == "" || !foreign && s.e.joinedAs(s.e.joinMark()) {
 		return
 	}
 	s.log.Info("first join with this topology: asking for a rebalance", zap.String("fingerprint", s.e.p.Fingerprint))

@@ -619,6 +619,31 @@ func watchStalls(ctx context.Context, wg *sync.WaitGroup) *atomic.Int64 {
 	return longest
 }
 
+// TestForeignTopicsAreLeftAlone gives a member a topic that it does not read, as a coordinator does that remembers the
+// version of the program which had its place before.
+func TestForeignTopicsAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.topic("in", 2)
+	c.topic("out", 1)
+	r := newRig(t, c, countProgram("foreign"))
+	p := r.start(t)
+	c.feed("in", 0, 100, 10)
+	c.verifyCounts("out", 100)
+	s := p.session()
+	done := make(chan error, 1)
+	s.post(func() error {
+		done <- s.assigned(map[string][]int32{c.ns + "of-another-version": {0, 1}}, s.memberID)
+		return nil
+	})
+	if err := <-done; err != nil {
+		t.Errorf("the member starts over: %v", err)
+	}
+	c.feed("in", 100, 100, 10)
+	c.verifyCounts("out", 200)
+	p.stop()
+}
+
 // TestRollingUpgrade replaces the members of a group, one by one, with a version that has one sub-topology more, and
 // then with the one before again. Each has its work all the time.
 func TestRollingUpgrade(t *testing.T) {
