@@ -342,6 +342,7 @@ func TestMarkerOfOneThatIsGone(t *testing.T) {
 	c.topic("out", 1)
 	r := newRig(t, c, countProgram("gone"))
 	r.settings.InstanceID, r.settings.TransactionalID = "dead", r.program.App+"-0123456789abcdef"
+	r.settings.LeaveOnStop = true // lest the heir waits for the end of its session
 	p := r.start(t)
 	c.feed("in", 0, 300, 20)
 	c.verifyCounts("out", 300)
