@@ -212,10 +212,11 @@ func (v *view) last() *row {
 	return v.rows[v.newest]
 }
 
-// behind returns how many offsets the view is behind the committed ends of its topics.
+// behind returns how many offsets the view is behind the ends of its topics, those of records that are not yet decided
+// included.
 func (v *view) behind(ctx context.Context) (int64, error) {
 	names := followed()
-	ends, err := kadm.NewClient(v.cl).ListCommittedOffsets(ctx, names[:]...)
+	ends, err := kadm.NewClient(v.cl).ListEndOffsets(ctx, names[:]...)
 	if err == nil {
 		err = ends.Error()
 	}

@@ -170,16 +170,18 @@ func settled(ctx context.Context, brokers []string, v *view) error {
 // lag returns how many offsets of its inputs the application has not processed, over all members.
 func lag(ctx context.Context, adm *kadm.Client) (int64, error) {
 	internal := processor.RepartitionTopic(application, ByRecipient.Name())
-	ends, err := adm.ListCommittedOffsets(ctx, Events.Name(), internal)
+	// First the offsets, and then the ends, those of records that are not yet decided included: a commit shows in the
+	// offsets before it does in the topics, or the other way round.
+	done, err := adm.FetchOffsets(ctx, application)
+	if err != nil {
+		return 0, fmt.Errorf("lag: find the offsets of group %s: %w", application, err)
+	}
+	ends, err := adm.ListEndOffsets(ctx, Events.Name(), internal)
 	if err != nil {
 		return 0, fmt.Errorf("lag: find the ends: %w", err)
 	}
 	if err := ends.Error(); err != nil {
 		return 0, fmt.Errorf("lag: find the ends: %w", err)
-	}
-	done, err := adm.FetchOffsets(ctx, application)
-	if err != nil {
-		return 0, fmt.Errorf("lag: find the offsets of group %s: %w", application, err)
 	}
 	var n int64
 	ends.Each(func(end kadm.ListedOffset) {
