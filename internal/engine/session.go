@@ -460,6 +460,8 @@ func (s *session) close(err error) error {
 		cancel()
 		s.cut()
 		s.cl.Close() // frees workers that wait in the producer
+		// Closing polls once more, which would hold up its own goroutine that leaves the group, if that comes late.
+		s.cl.AllowRebalance()
 	}
 	s.workers.Wait()
 	for _, t := range s.tasks {

@@ -180,6 +180,63 @@ func TestLostMarkerIsWritten(t *testing.T) {
 	}
 }
 
+// TestOpenTransactionIsNoLostMarker leaves a transaction of another program open on a topic that the application writes
+// to: that is what holds its records back, and there is nothing to mend.
+func TestOpenTransactionIsNoLostMarker(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.onlyFake()
+	c.topic("in", 2)
+	c.topic("out", 1)
+	r := newRig(t, c, countProgram("open"))
+	l := newLossy(c)
+	p := r.start(t)
+	c.feed("in", 0, 300, 20)
+	c.verifyCounts("out", 300)
+	p.stop()
+	l.mu.Lock()
+	former := l.id
+	l.mu.Unlock()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.addrs...), kgo.TransactionalID("somebody"), kgo.TransactionTimeout(time.Minute))
+	if err == nil {
+		t.Cleanup(cl.Close)
+		err = cl.BeginTransaction()
+	}
+	if err == nil {
+		err = cl.ProduceSync(t.Context(), &kgo.Record{Topic: c.ns + "out", Value: []byte("open")}).FirstErr()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var visible atomic.Bool
+	c.fake.ControlKey(int16(kmsg.DescribeTransactions), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		resp := req.ResponseKind().(*kmsg.DescribeTransactionsResponse)
+		for _, id := range req.(*kmsg.DescribeTransactionsRequest).TransactionalIDs {
+			st := kmsg.NewDescribeTransactionsResponseTransactionState()
+			st.TransactionalID, st.State, st.StartTimestamp, st.ProducerID = id, "CompleteCommit", 1, former
+			if id == "somebody" && visible.Load() {
+				st.State = "Ongoing"
+				topic := kmsg.NewDescribeTransactionsResponseTransactionStateTopic()
+				topic.Topic, topic.Partitions = c.ns+"out", []int32{0}
+				st.Topics = append(st.Topics, topic)
+			}
+			resp.TransactionStates = append(resp.TransactionStates, st)
+		}
+		return resp, nil, true
+	})
+	for _, open := range []bool{true, false} {
+		visible.Store(open)
+		before := l.ends.Load()
+		p = r.start(t)
+		until(t, "tasks", func() bool { return len(p.tasksOf()) == 2 })
+		p.stop()
+		if n := l.ends.Load() - before; open && n != 0 || !open && n == 0 {
+			t.Errorf("open %v: a marker was written %d times", open, n)
+		}
+	}
+}
+
 // TestMendingSurvivesCrashes kills the member at each point of the mending, and removes its state directory.
 func TestMendingSurvivesCrashes(t *testing.T) {
 	t.Parallel()
