@@ -2,11 +2,14 @@ package sim
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -417,14 +420,76 @@ func (n *netRun) unsettled() string {
 	return ""
 }
 
-// runNet makes one run, and returns what it found.
-func runNet(t *testing.T, seed uint64, d engine.Defect) (n *netRun) {
-	t.Helper()
+// netReport is what a run tells.
+type netReport struct {
+	Workload string
+	Crashes  int
+	Faults   int
+	Bad      []string
+	Trace    []string
+	Why      string // it tells nothing
+}
+
+// Each run is a process of its own. The Kafka client holds a mutex while it waits for an answer, and virtual time takes
+// one that waits for a mutex for one that runs: about one run in 300 stands still for ever, and only a process can be
+// ended then.
+const (
+	envNetPlan   = "SIM_NET_PLAN"   // the seed and the defect of the run that this process is
+	envNetReport = "SIM_NET_REPORT" // the file that it writes its report to
+	// netPatience is real time: a run takes a second of CPU.
+	netPatience = 2 * time.Minute
+)
+
+// TestNetRun is a run, if this process is one.
+func TestNetRun(t *testing.T) {
+	plan := os.Getenv(envNetPlan)
+	if plan == "" {
+		t.Skip("TestNet runs it")
+	}
+	var seed uint64
+	var d engine.Defect
+	if _, err := fmt.Sscan(plan, &seed, &d); err != nil {
+		t.Fatal(err)
+	}
+	var n *netRun
 	synctest.Test(t, func(t *testing.T) {
 		n = newNetRun(t, seed, d)
 		n.run()
 	})
-	return n
+	b, err := json.Marshal(netReport{
+		Workload: n.w.name, Crashes: n.crashes, Faults: n.faults, Bad: n.bad, Trace: n.trace, Why: n.why,
+	})
+	if err == nil {
+		err = os.WriteFile(os.Getenv(envNetReport), b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// runNet makes one run, and returns what it tells.
+func runNet(t *testing.T, seed uint64, d engine.Defect) (r netReport) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "report")
+	ctx, cancel := context.WithTimeout(t.Context(), netPatience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestNetRun$")
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %d", envNetPlan, seed, d), envNetReport+"="+file)
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		return netReport{Why: fmt.Sprintf("it stands still after %v", netPatience)}
+	}
+	if err != nil {
+		t.Fatalf("seed %d: %v\n%s", seed, err, out)
+	}
+	b, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err != nil {
+		t.Fatalf("seed %d: %v\n%s", seed, err, out)
+	}
+	return r
 }
 
 // TestNet runs the simulation in virtual time over many seeds.
@@ -438,19 +503,20 @@ func TestNet(t *testing.T) {
 	var crashes, faults, vain atomic.Int64
 	t.Run("seeds", func(t *testing.T) {
 		for i := range runs {
-			t.Run(fmt.Sprint(first+uint64(i)), func(t *testing.T) {
+			seed := first + uint64(i)
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
-				n := runNet(t, first+uint64(i), engine.NoDefect)
-				crashes.Add(int64(n.crashes))
-				faults.Add(int64(n.faults))
-				if n.why != "" {
+				r := runNet(t, seed, engine.NoDefect)
+				crashes.Add(int64(r.Crashes))
+				faults.Add(int64(r.Faults))
+				if r.Why != "" {
 					vain.Add(1)
-					t.Logf("seed %d tells nothing: %s", n.seed, n.why)
+					t.Logf("seed %d tells nothing: %s", seed, r.Why)
 					return
 				}
-				if len(n.bad) > 0 {
+				if len(r.Bad) > 0 {
 					t.Errorf("seed %d, workload %s:\n  %s\nlast events (seconds):\n  %s\nthe same plan: make sim-net SEED=%d NET_RUNS=1",
-						n.seed, n.w.name, strings.Join(n.bad, "\n  "), strings.Join(n.trace, "\n  "), n.seed)
+						seed, r.Workload, strings.Join(r.Bad, "\n  "), strings.Join(r.Trace, "\n  "), seed)
 				}
 			})
 		}
@@ -469,14 +535,9 @@ func TestNetFindsDefects(t *testing.T) {
 	for name, d := range map[string]engine.Defect{"apply-first": engine.ApplyFirst, "commit-polled": engine.CommitPolled} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for seed := range uint64(most) {
-				var n *netRun
-				ok := t.Run(fmt.Sprint(seed), func(t *testing.T) { n = runNet(t, 1000+seed, d) })
-				if !ok {
-					return
-				}
-				if len(n.bad) > 0 && n.why == "" {
-					t.Logf("found by seed %d, workload %s: %s", n.seed, n.w.name, n.bad[0])
+			for seed := uint64(1000); seed < 1000+most; seed++ {
+				if r := runNet(t, seed, d); len(r.Bad) > 0 && r.Why == "" {
+					t.Logf("found by seed %d, workload %s: %s", seed, r.Workload, r.Bad[0])
 					return
 				}
 			}
