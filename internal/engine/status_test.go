@@ -293,7 +293,10 @@ func TestHealthOverAnOutage(t *testing.T) {
 	}
 	w.set(false)
 	until(t, "the process to be ready again", func() bool { return p.status().Ready })
-	p.stop()
+	p.cancel()
+	if err := p.wait(); err != nil && !errors.Is(err, ErrUncommitted) { // it may just learn that it was expelled meanwhile
+		t.Error(err)
+	}
 }
 
 func TestStatusTellsTheError(t *testing.T) {
