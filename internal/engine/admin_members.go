@@ -13,19 +13,12 @@ import (
 
 // writeControl writes a record to an application's control topic, which exists.
 func (a *Admin) writeControl(ctx context.Context, app, key string, value []byte) error {
-	topic := ControlTopic(app)
 	for try := 1; ; try++ {
-		err := a.cl.ProduceSync(ctx, &kgo.Record{Topic: topic, Key: []byte(key), Value: value}).FirstErr()
+		err := produceControl(ctx, a.cl, app, &kgo.Record{Key: []byte(key), Value: value})
 		if errors.Is(err, kerr.UnknownTopicOrPartition) && try < missingTries && sleep(ctx, missingPause) {
 			continue // made a moment ago
 		}
-		if denied := authError(err, topic, "write the topic"); denied != nil {
-			return denied
-		}
-		if err != nil {
-			return fmt.Errorf("engine: write the control topic: %w", err)
-		}
-		return nil
+		return err
 	}
 }
 

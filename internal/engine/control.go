@@ -179,20 +179,32 @@ func (c *control) read(ctx context.Context, opts []kgo.Opt, topic string, from i
 
 // writeControl appends records, and returns the offset of the first.
 func (s *session) writeControl(ctx context.Context, values map[string][]byte) (int64, error) {
-	topic := ControlTopic(s.e.p.App)
 	var records []*kgo.Record
 	for _, key := range []string{controlShape, controlDescription} {
 		if v, ok := values[key]; ok {
-			records = append(records, &kgo.Record{Topic: topic, Key: []byte(key), Value: v, Timestamp: s.e.cfg.Now()})
+			records = append(records, &kgo.Record{Key: []byte(key), Value: v, Timestamp: s.e.cfg.Now()})
 		}
 	}
-	if err := s.plain.ProduceSync(ctx, records...).FirstErr(); err != nil {
-		if denied := authError(err, topic, "write the topic"); denied != nil {
-			return 0, denied
-		}
-		return 0, fmt.Errorf("engine: write the control topic: %w", err)
+	if err := produceControl(ctx, s.plain, s.e.p.App, records...); err != nil {
+		return 0, err
 	}
 	return records[0].Offset, nil
+}
+
+// produceControl appends records to an application's control topic.
+func produceControl(ctx context.Context, cl *kgo.Client, app string, records ...*kgo.Record) error {
+	topic := ControlTopic(app)
+	for _, r := range records {
+		r.Topic = topic
+	}
+	err := cl.ProduceSync(ctx, records...).FirstErr()
+	if denied := authError(err, topic, "write the topic"); denied != nil {
+		return denied
+	}
+	if err != nil {
+		return fmt.Errorf("engine: write the control topic: %w", err)
+	}
+	return nil
 }
 
 // describeSelf returns the record that describes the topology, or nil when it is there already or too large. It is that of

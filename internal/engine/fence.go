@@ -83,10 +83,11 @@ func (s *session) fence(ctx context.Context, live []string, round int64) error {
 				return nil
 			}
 			fenced[txn.TxnID] = txn.ProducerEpoch
-			if mended, err := s.finishMend(ctx, txn); mended || err != nil {
-				if err != nil {
-					return err
-				}
+			mended, err := s.finishMend(ctx, txn)
+			if err != nil {
+				return err
+			}
+			if mended {
 				continue
 			}
 			s.log.Info("fencing a member that is gone", zap.String("transactional_id", txn.TxnID),

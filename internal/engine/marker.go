@@ -71,16 +71,7 @@ func (w *markerWriter) take(ctx context.Context, id string, producer int64, epoc
 
 // open begins a transaction with the group and the topics in it.
 func (w *markerWriter) open(ctx context.Context, id string, producer int64, epoch int16) error {
-	req := kmsg.NewPtrAddOffsetsToTxnRequest()
-	req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Group = id, producer, epoch, w.group
-	err := coordinate(ctx, func() error {
-		resp, err := req.RequestWith(ctx, w.cl)
-		if err != nil {
-			return err
-		}
-		return kerr.ErrorForCode(resp.ErrorCode)
-	})
-	if err != nil {
+	if err := addGroup(ctx, w.cl, id, producer, epoch, w.group); err != nil {
 		return fmt.Errorf("add the group to a transaction of %s: %w", id, err)
 	}
 	if len(w.topics) == 0 {
@@ -96,7 +87,7 @@ func (w *markerWriter) open(ctx context.Context, id string, producer int64, epoc
 		}
 		parts.Topics = append(parts.Topics, t)
 	}
-	err = coordinate(ctx, func() error {
+	err := coordinate(ctx, func() error {
 		resp, err := parts.RequestWith(ctx, w.cl)
 		if err != nil {
 			return err

@@ -117,10 +117,11 @@ func (s *session) synced(partitions map[string][]int32, data *assignmentData) {
 	stalled := data.unsettled && s.group.previous == nil && s.e.cfg.InstanceID != ""
 	s.post(func() error { s.settleSoon(stalled); return nil })
 	s.e.met.add(data.members)
-	s.group.generation.Store(nil)
+	var present *generation
 	if data.known {
-		s.group.generation.Store(&generation{round: s.group.round.Load(), members: data.members})
+		present = &generation{round: s.group.round.Load(), members: data.members}
 	}
+	s.group.generation.Store(present)
 	more := hasMore(partitions, s.group.previous)
 	s.group.previous = partitions
 	if more && s.e.cfg.ExactlyOnce && data.known {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -62,16 +63,7 @@ func (s *session) addOffsets(ctx context.Context, batches []pending) error {
 		return rebuild("get the producer id: %w", err)
 	}
 	// Always first: without it a broker of transaction.version 1 takes the offsets, says yes, and forgets them.
-	add := kmsg.NewPtrAddOffsetsToTxnRequest()
-	add.TransactionalID, add.ProducerID, add.ProducerEpoch = s.e.cfg.TransactionalID, id, epoch
-	add.Group = s.e.p.App
-	err = coordinate(ctx, func() error {
-		resp, err := add.RequestWith(ctx, s.cl)
-		if err != nil {
-			return err
-		}
-		return kerr.ErrorForCode(resp.ErrorCode)
-	})
+	err = addGroup(ctx, s.cl, s.e.cfg.TransactionalID, id, epoch, s.e.p.App)
 	if err != nil {
 		return s.refused("add the offsets to the transaction", err)
 	}
@@ -172,6 +164,19 @@ func (s *session) asMember(member *string, generation *int32, instance **string)
 		*instance = kmsg.StringPtr(s.e.cfg.InstanceID)
 	}
 	return nil
+}
+
+// addGroup makes the group's offsets part of the open transaction of a producer, or opens one with them.
+func addGroup(ctx context.Context, cl *kgo.Client, id string, producer int64, epoch int16, group string) error {
+	req := kmsg.NewPtrAddOffsetsToTxnRequest()
+	req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Group = id, producer, epoch, group
+	return coordinate(ctx, func() error {
+		resp, err := req.RequestWith(ctx, cl)
+		if err != nil {
+			return err
+		}
+		return kerr.ErrorForCode(resp.ErrorCode)
+	})
 }
 
 // coordinate sends a request until it is answered with something definite. What passes by itself is waited for, for a

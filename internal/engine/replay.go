@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -89,13 +90,9 @@ func (s *session) replay(ctx context.Context, t *taskRun, stores []*storeRun) er
 
 // noteStall tells the session's goroutine that nothing comes, which may be the end of a transaction that a broker lost.
 func (t *taskRun) noteStall(stores []*storeRun) {
-	var since int64
-	for _, st := range stores {
-		if st.open && time.Since(st.moved) >= followIdle && (since == 0 || st.moved.UnixNano() < since) {
-			since = st.moved.UnixNano()
-		}
-	}
-	t.stalled.Store(since)
+	t.stalled.Store(slices.ContainsFunc(stores, func(st *storeRun) bool {
+		return st.open && time.Since(st.moved) >= followIdle
+	}))
 }
 
 // settleAll writes what a restore that is broken off has gathered, so that the next one need not read it again. A session

@@ -38,7 +38,6 @@ type session struct {
 	cut    context.CancelFunc // makes requests of cl that wait fail
 
 	memberID   string // that all present tasks were assigned to
-	left       error  // why the client could not leave the group, if it could not
 	joined     bool
 	announcing bool // asked for a rebalance because this member is another than it was, and not through it yet
 	tasks      map[task.ID]*taskRun
@@ -449,6 +448,7 @@ func (s *session) close(err error) error {
 		s.e.setState(StateStopping)
 	}
 	s.cancel()
+	var left error // why the client could not leave the group, if it could not
 	if s.cl != nil {
 		s.cl.AllowRebalance()
 		// Closing does this too, but would wait for a coordinator that is away, and in a rebalance for the other members.
@@ -456,7 +456,7 @@ func (s *session) close(err error) error {
 		if id, _ := s.cl.GroupMetadata(); id != "" {
 			s.memberID = id
 		}
-		s.left = s.cl.LeaveGroupContext(ctx) // a static member leaves only if it owes the group a join
+		left = s.cl.LeaveGroupContext(ctx) // a static member leaves only if it owes the group a join
 		cancel()
 		s.cut()
 		s.cl.Close() // frees workers that wait in the producer
@@ -473,7 +473,7 @@ func (s *session) close(err error) error {
 	// Whatever was posted and not called belongs to tasks that are closed by now.
 	if s.plain != nil {
 		if s.cl != nil && !s.crashed {
-			s.leave(s.leaving && !drop)
+			s.leave(left == nil, s.leaving && !drop)
 		}
 		s.plain.Close()
 	}
@@ -483,14 +483,14 @@ func (s *session) close(err error) error {
 	return err
 }
 
-// leave takes this member out of the group: a static one for good, if that is wanted, and another one if its client could
-// not do so.
-func (s *session) leave(forGood bool) {
+// leave takes this member out of the group: a static one for good, if that is wanted, and another one if its client has
+// not left.
+func (s *session) leave(left, forGood bool) {
 	req := kmsg.NewPtrLeaveGroupRequest()
 	req.Group = s.e.p.App
 	m := kmsg.NewLeaveGroupRequestMember()
 	switch {
-	case s.e.cfg.InstanceID == "" && s.left != nil && s.memberID != "":
+	case s.e.cfg.InstanceID == "" && !left && s.memberID != "":
 		m.MemberID = s.memberID
 	case s.e.cfg.InstanceID != "" && forGood:
 		m.InstanceID = &s.e.cfg.InstanceID

@@ -133,7 +133,7 @@ func (s *session) describe(ctx context.Context, l *layout, topics []string) erro
 		return nil
 	}
 	for try := 0; ; try++ {
-		meta, err := s.metadata(ctx, topics)
+		meta, err := metadata(ctx, s.adm, topics)
 		if err != nil {
 			return err
 		}
@@ -169,8 +169,8 @@ func (s *session) describe(ctx context.Context, l *layout, topics []string) erro
 }
 
 // metadata asks for topics. When access is denied it finds out to which.
-func (s *session) metadata(ctx context.Context, topics []string) (kadm.Metadata, error) {
-	meta, err := s.adm.Metadata(ctx, topics...)
+func metadata(ctx context.Context, adm *kadm.Client, topics []string) (kadm.Metadata, error) {
+	meta, err := adm.Metadata(ctx, topics...)
 	if err == nil {
 		return meta, nil
 	}
@@ -179,7 +179,7 @@ func (s *session) metadata(ctx context.Context, topics []string) (kadm.Metadata,
 		return meta, fmt.Errorf("engine: ask for topics: %w", err)
 	}
 	for _, t := range topics {
-		_, err := s.adm.Metadata(ctx, t)
+		_, err := adm.Metadata(ctx, t)
 		if err := authError(err, t, "describe the topic"); err != nil {
 			return meta, err
 		}
@@ -312,7 +312,7 @@ func (s *session) findInternal(
 		names = append(names, t.name)
 	}
 	slices.Sort(names)
-	meta, err := s.metadata(ctx, slices.Compact(names))
+	meta, err := metadata(ctx, s.adm, slices.Compact(names))
 	return meta.Topics, err
 }
 

@@ -35,7 +35,7 @@ func (s *session) lookForUnresolved(now time.Time) {
 				waiting = append(waiting, fmt.Sprintf("%s[%d]", in.topic, in.partition))
 			}
 		}
-		if t.stalled.Load() != 0 && !t.running {
+		if t.stalled.Load() && !t.running {
 			waiting = append(waiting, "the changelogs of "+t.id.String())
 		}
 	}

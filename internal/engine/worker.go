@@ -33,7 +33,7 @@ type taskRun struct {
 	machine task.Machine
 
 	scheduled atomic.Bool  // shared: in the run queue, or being run
-	stalled   atomic.Int64 // shared: its restore reads nothing since then, Unix nanoseconds; 0: it goes on
+	stalled   atomic.Bool  // shared: its restore goes on, and reads nothing
 	nextWall  atomic.Int64 // shared: wall-clock milliseconds to run it at, input or not; 0: none
 
 	// Written by the worker that runs it, read by the session with the workers paused.

@@ -123,6 +123,29 @@ var complaints = []string{"dropping the local rows", "local state is damaged", "
 
 // complained returns the first such line in the logs of a run.
 func complained(dir string) error {
+	return eachLog(dir, func(path, text string) error {
+		for line := range strings.Lines(text) {
+			for _, c := range complaints {
+				if strings.Contains(line, c) {
+					return fmt.Errorf("%s: %s", path, strings.TrimSpace(line))
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// said counts how often the logs of a run contain a text.
+func said(dir, what string) (n int, err error) {
+	err = eachLog(dir, func(_, text string) error {
+		n += strings.Count(text, what)
+		return nil
+	})
+	return n, err
+}
+
+// eachLog calls f with each log of a run, until it returns an error.
+func eachLog(dir string, f func(path, text string) error) error {
 	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
 	if err != nil {
 		return err
@@ -132,29 +155,9 @@ func complained(dir string) error {
 		if err != nil {
 			return err
 		}
-		for line := range strings.Lines(string(b)) {
-			for _, c := range complaints {
-				if strings.Contains(line, c) {
-					return fmt.Errorf("%s: %s", path, strings.TrimSpace(line))
-				}
-			}
+		if err := f(path, string(b)); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-// said counts the lines in the logs of a run that contain a text.
-func said(dir, text string) (n int, err error) {
-	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
-	if err != nil {
-		return 0, err
-	}
-	for _, path := range logs {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return 0, err
-		}
-		n += strings.Count(string(b), text)
-	}
-	return n, nil
 }
